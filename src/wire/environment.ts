@@ -1,0 +1,45 @@
+/** Environments: where an action runs on a node, and the fingerprint that keys a host's own toolchain. */
+import { z } from 'zod'
+import { encodeCbor } from './cbor.ts'
+import { DigestBytes, DigestHex, digestBytes, sha256, type Digest } from './digest.ts'
+import { Feature, System, text, ToolName } from './names.ts'
+
+/** How strong the walls are, weakest first. `process` is no wall at all: builds in it are unsealed. */
+export const ISOLATIONS = ['process', 'namespace'] as const
+export const Isolation = z.enum(ISOLATIONS)
+export type Isolation = z.infer<typeof Isolation>
+
+/** Programs that belong to every fingerprint, where present. */
+export const BASE_TOOLS = ['ar', 'as', 'c++', 'cc', 'ld', 'sh'] as const
+
+/**
+ * A host's userland: `base` covers os-release, arch, libc and BASE_TOOLS; `tools` has further programs
+ * that derivations declared, `null` where the host lacks one.
+ */
+const environmentSchema = <D extends z.ZodType<Digest>>(digest: D) =>
+  z.object({
+    system: System,
+    isolation: Isolation,
+    /** `debian-12`: what people read; no decision hangs on it. */
+    label: text(64),
+    base: digest,
+    tools: z.record(ToolName, digest.nullable()),
+    features: z.array(Feature).max(64),
+  })
+export const EnvironmentWire = environmentSchema(DigestBytes)
+export const EnvironmentJson = environmentSchema(DigestHex)
+export type Environment = z.infer<typeof EnvironmentWire>
+
+/** The fingerprint under which `tools` of this environment work; undefined while one is not probed yet. */
+export function fingerprintOf(
+  environment: Pick<Environment, 'base' | 'tools' | 'system'>,
+  tools: readonly string[],
+): Digest | undefined {
+  const pairs: [string, Uint8Array | null][] = []
+  for (const tool of tools) {
+    const hash = environment.tools[tool]
+    if (hash === undefined) return undefined
+    pairs.push([tool, hash === null ? null : digestBytes(hash)])
+  }
+  return sha256(encodeCbor({ v: 1, system: environment.system, base: digestBytes(environment.base), tools: pairs }))
+}

@@ -1,0 +1,55 @@
+/**
+ * The format of a build's log: records of what was read from stdout or stderr, each with its stream and
+ * time, so that the exact bytes of either stream and the time of each line survive.
+ *
+ * Record = u8 stream (1 stdout, 2 stderr, 3 a message of mesh) | u32 milliseconds since the start |
+ * u32 length | bytes; big-endian. A reader resumes at any record boundary.
+ */
+export type LogStream = 'stdout' | 'stderr' | 'mesh'
+export interface LogRecord {
+  readonly stream: LogStream
+  readonly atMs: number
+  readonly bytes: Uint8Array
+}
+
+export const LOG_RECORD_HEAD_BYTES = 9
+export const LOG_RECORD_BYTES_MAX = 64 * 1024
+const STREAMS: readonly LogStream[] = ['stdout', 'stderr', 'mesh']
+
+/** One record; `bytes` has at most LOG_RECORD_BYTES_MAX bytes. */
+export function encodeLogRecord(record: LogRecord): Uint8Array<ArrayBuffer> {
+  const out = Buffer.alloc(LOG_RECORD_HEAD_BYTES + record.bytes.byteLength)
+  out.writeUInt8(STREAMS.indexOf(record.stream) + 1, 0)
+  out.writeUInt32BE(Math.min(record.atMs, 0xffffffff), 1)
+  out.writeUInt32BE(record.bytes.byteLength, 5)
+  out.set(record.bytes, LOG_RECORD_HEAD_BYTES)
+  return out
+}
+
+/** Reads records out of pieces of any length. Throws RangeError at a malformed head. */
+export class LogDecoder {
+  #rest: Buffer = Buffer.alloc(0)
+
+  /** The records that `bytes` completes. */
+  push(bytes: Uint8Array): LogRecord[] {
+    const records: LogRecord[] = []
+    let buffer = this.#rest.byteLength === 0 ? Buffer.from(bytes) : Buffer.concat([this.#rest, bytes])
+    while (buffer.byteLength >= LOG_RECORD_HEAD_BYTES) {
+      const stream = STREAMS[buffer.readUInt8(0) - 1]
+      const length = buffer.readUInt32BE(5)
+      if (stream === undefined || length > LOG_RECORD_BYTES_MAX)
+        throw new RangeError(`malformed log record: stream ${buffer.readUInt8(0)}, ${length} bytes`)
+      if (buffer.byteLength < LOG_RECORD_HEAD_BYTES + length) break
+      const end = LOG_RECORD_HEAD_BYTES + length
+      records.push({ stream, atMs: buffer.readUInt32BE(1), bytes: buffer.subarray(LOG_RECORD_HEAD_BYTES, end) })
+      buffer = buffer.subarray(end)
+    }
+    this.#rest = buffer
+    return records
+  }
+
+  /** Bytes of an unfinished record: 0 at a clean end. */
+  get pendingBytes(): number {
+    return this.#rest.byteLength
+  }
+}
