@@ -1,5 +1,5 @@
 /** Randomness as a dependency, and the short ids made from it. */
-import { randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 
 export interface Random {
   bytes(count: number): Uint8Array
@@ -29,4 +29,11 @@ export function randomId(random: Random, prefix: string, length = 12): string {
 export function randomFraction(random: Random): number {
   const [a = 0, b = 0, c = 0] = random.bytes(3)
   return (a * 65536 + b * 256 + c) / 16777216
+}
+
+/** A repeatable id: the same text gives the same id. For ids that a pure core mints. */
+export function derivedId(prefix: string, text: string, length = 12): string {
+  let id = `${prefix}-`
+  for (const byte of hash('sha256', text, 'buffer').subarray(0, length)) id += ALPHABET[byte % 30] ?? ''
+  return id
 }

@@ -16,6 +16,11 @@ export const BASE_TOOLS = ['ar', 'as', 'c++', 'cc', 'ld', 'sh'] as const
  * A host's userland: `base` covers os-release, arch, libc and BASE_TOOLS; `tools` has further programs
  * that derivations declared, `null` where the host lacks one.
  */
+export const userlandSchema = <D extends z.ZodType<Digest>>(digest: D) =>
+  z.object({ base: digest, tools: z.record(ToolName, digest.nullable()) })
+export const UserlandWire = userlandSchema(DigestBytes)
+export type Userland = z.infer<typeof UserlandWire>
+
 const environmentSchema = <D extends z.ZodType<Digest>>(digest: D) =>
   z.object({
     system: System,
@@ -29,6 +34,17 @@ const environmentSchema = <D extends z.ZodType<Digest>>(digest: D) =>
 export const EnvironmentWire = environmentSchema(DigestBytes)
 export const EnvironmentJson = environmentSchema(DigestHex)
 export type Environment = z.infer<typeof EnvironmentWire>
+
+/** The part of a userland that a derivation with `tools` depends on; undefined while one is not probed yet. */
+export function userlandFor(userland: Userland, tools: readonly string[]): Userland | undefined {
+  const known: Userland['tools'] = {}
+  for (const tool of tools) {
+    const hash = userland.tools[tool]
+    if (hash === undefined) return undefined
+    known[tool] = hash
+  }
+  return { base: userland.base, tools: known }
+}
 
 /** The fingerprint under which `tools` of this environment work; undefined while one is not probed yet. */
 export function fingerprintOf(

@@ -9,7 +9,7 @@ import { MeshError } from '../base/errors.ts'
 import { decodeCanonical, decodeObject, encodeObject } from './cbor.ts'
 import { BlobRefJson, BlobRefWire, DigestBytes, DigestHex, type Digest } from './digest.ts'
 import { AttemptId, NodeName, OutputName, PeerId, System } from './names.ts'
-import { Isolation } from './environment.ts'
+import { Isolation, userlandSchema } from './environment.ts'
 import { EntryJson, EntryWire, type Entry } from './tree.ts'
 
 const usage = {
@@ -36,6 +36,8 @@ const resultSchema = <
     outputs: z.record(OutputName, entry),
     log: blob,
     usage: Usage,
+    /** The userland that it was built with; null where none takes part (`builtin:fetch`). */
+    userland: userlandSchema(digest).nullable(),
     builder: z.object({ peerId: PeerId, name: NodeName, system: System, isolation: Isolation }),
     /** Milliseconds since the epoch, by the builder's clock: display only. */
     endedAtWallMs: z.int().min(0),

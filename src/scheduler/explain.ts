@@ -1,0 +1,157 @@
+/** Why a step waits: one code and sentence from the state, and the whole matrix when asked. */
+import type { WaitReason, NodeEntry, Step } from './model.ts'
+import { isLive } from './model.ts'
+import { formatBytes, mayEverStart, requirementOf, verdictsOf, type Requirement, type Verdict } from './match.ts'
+import type { Scheduler } from './scheduler.ts'
+
+export interface Explanation {
+  readonly reason: WaitReason | undefined
+  readonly summary: string
+  readonly waitedMs: number
+  readonly nodes: readonly { readonly node: NodeEntry; readonly verdicts: readonly Verdict[] }[]
+  readonly fixes: readonly string[]
+}
+
+/** The reason of a step that is not done and does not run; undefined for all others. */
+export function reasonOf(scheduler: Scheduler, step: Step, nowMs: number): WaitReason | undefined {
+  if (step.phase === 'blocked') return inputsReason(step)
+  const job = step.job
+  if (step.phase !== 'open' || job === undefined) return undefined
+  switch (job.phase) {
+    case 'closed':
+    case 'leased':
+      return undefined
+    case 'lookup':
+      return { class: 'lookup', text: 'looking for a stored result' }
+    case 'waiting':
+      break
+  }
+  if (job.notBeforeMs > nowMs) {
+    const last = job.attempts.findLast((attempt) => attempt.error !== null)
+    return {
+      class: 'retry',
+      text: `tried again in ${Math.ceil((job.notBeforeMs - nowMs) / 1000)} s: ${last?.error ?? 'its node was lost'}`,
+    }
+  }
+  const requirement = requirementOf(job.waiters)
+  const nodes = [...scheduler.nodes.values()]
+  const possible = nodes.filter((node) => mayEverStart(requirement, node))
+  if (possible.length === 0) {
+    if (nowMs < scheduler.recoveringUntilMs)
+      return { class: 'recovery', text: 'the mesh has just restarted; its nodes are still coming back' }
+    return unsatisfiableReason(requirement, nodes)
+  }
+  const present = possible.filter((node) => node.connected && node.state === 'ready')
+  if (present.length === 0) {
+    const names = possible.map((node) => `${node.record.name} (${node.state})`)
+    return { class: 'away', text: `waiting, not failed: no matching node is there: ${listSome(names)}` }
+  }
+  const queue = scheduler.queues.of(job)
+  const position = queue === undefined ? 0 : queue.items.length - queue.items.findIndex((item) => item.job === job)
+  const count = queue?.items.length ?? 0
+  return {
+    class: 'busy',
+    text: `${present.length === 1 ? `the 1 matching node is` : `all ${present.length} matching nodes are`} busy: position ${position} of ${count} in the queue`,
+  }
+}
+
+function inputsReason(step: Step): WaitReason {
+  const missing = step.dependencies.filter((dependency) => dependency.phase !== 'done')
+  const named = missing.map((dependency) => {
+    const attempt = dependency.job?.attempts.find(isLive)
+    const where = attempt === undefined ? dependency.phase === 'open' ? 'waiting' : 'not started' : `running on ${attempt.node.name}`
+    return `${dependency.derivation.name} (${dependency.id}, ${where})`
+  })
+  return { class: 'inputs', text: `waiting for ${missing.length === 1 ? 'input' : `${missing.length} inputs`} ${listSome(named)}` }
+}
+
+function unsatisfiableReason(requirement: Requirement, nodes: readonly NodeEntry[]): WaitReason {
+  const workers = nodes.filter((node) => node.environments.length > 0)
+  if (workers.length === 0) return { class: 'unsatisfiable', text: 'no node of the mesh builds anything: no worker has joined yet' }
+  const closest = nearest(requirement, workers)
+  if (closest === undefined) return { class: 'unsatisfiable', text: 'no node matches' }
+  const failing = closest.verdicts.filter((verdict) => !verdict.ok && verdict.permanent)
+  const text = failing.map((verdict) => `${verdict.requirement} ${verdict.want} asked, ${verdict.have}`).join('; ')
+  const isRebind = failing.length > 0 && failing.every((verdict) => verdict.requirement === 'userland')
+  return {
+    class: isRebind ? 'rebind' : 'unsatisfiable',
+    text: `no node matches; closest is ${closest.node.record.name}: ${text}`,
+  }
+}
+
+function nearest(
+  requirement: Requirement,
+  nodes: readonly NodeEntry[],
+): { node: NodeEntry; verdicts: readonly Verdict[] } | undefined {
+  let best: { node: NodeEntry; verdicts: readonly Verdict[]; failing: number } | undefined
+  for (const node of nodes) {
+    const verdicts = verdictsOf(requirement, node)
+    const failing = verdicts.filter((verdict) => !verdict.ok && verdict.permanent).length
+    if (best === undefined || failing < best.failing) best = { node, verdicts, failing }
+  }
+  return best
+}
+
+/** Every node against every requirement of the step, and what its user can do. */
+export function explain(scheduler: Scheduler, step: Step, nowMs: number): Explanation {
+  const reason = reasonOf(scheduler, step, nowMs)
+  const requirement = requirementOf(step.job !== undefined && step.job.waiters.size > 0 ? step.job.waiters : [step])
+  const nodes = [...scheduler.nodes.values()]
+    .filter((node) => node.environments.length > 0 || node.record.roles.includes('worker'))
+    .map((node) => ({ node, verdicts: verdictsOf(requirement, node, step.job) }))
+  const fixes: string[] = []
+  if (reason?.class === 'unsatisfiable') fixes.push(...unsatisfiableFixes(step, requirement, nodes))
+  if (reason?.class === 'rebind')
+    fixes.push('bring back a node with the userland that the request began with, or cancel and submit it again')
+  if (reason?.class === 'away') fixes.push('start one of the nodes that are away')
+  return {
+    reason,
+    summary: summaryOf(step, reason),
+    waitedMs: step.job === undefined ? 0 : Math.max(0, nowMs - step.job.waitingSinceMs),
+    nodes,
+    fixes,
+  }
+}
+
+function unsatisfiableFixes(
+  step: Step,
+  requirement: Requirement,
+  nodes: readonly { readonly node: NodeEntry; readonly verdicts: readonly Verdict[] }[],
+): string[] {
+  const fixes: string[] = []
+  const where = step.derivation.where === undefined ? '' : `  (${step.derivation.where})`
+  const fails = (name: string): boolean =>
+    nodes.length > 0 && nodes.every(({ verdicts }) => verdicts.some((verdict) => verdict.requirement === name && !verdict.ok && verdict.permanent))
+  const most = (amount: (node: NodeEntry) => number): number => Math.max(0, ...nodes.map(({ node }) => amount(node)))
+  if (fails('memory')) fixes.push(`lower needs.memory to ${formatBytes(most((node) => node.capacity.memoryBytes))} or less${where}`)
+  if (fails('cpus')) fixes.push(`lower needs.cpus to ${most((node) => node.capacity.cpus)} or less${where}`)
+  if (fails('disk')) fixes.push(`lower needs.disk to ${formatBytes(most((node) => node.capacity.diskBytes))} or less${where}`)
+  if (fails('isolation')) fixes.push(`set sealed = false, if a build without walls will do${where}`)
+  if (fails('system')) fixes.push(`add a machine of ${requirement.hosts.join(' or ')}, or a "when" block for a machine that is there${where}`)
+  fixes.push('add a machine:  mesh-node --role worker --parent MULTIADDR')
+  return fixes
+}
+
+function summaryOf(step: Step, reason: WaitReason | undefined): string {
+  const { name } = step.derivation
+  if (reason !== undefined) return `${name} waits: ${reason.text}`
+  switch (step.phase) {
+    case 'done':
+      return `${name} does not wait: it is done${step.cached ? ', from a stored result' : ''}`
+    case 'failed':
+      return `${name} does not wait: it failed: ${step.failure?.message ?? ''}`
+    case 'cancelled':
+      return `${name} does not wait: it was cancelled`
+    case 'skipped':
+      return `${name} does not wait: something that it needs has failed`
+    case 'blocked':
+    case 'open': {
+      const attempt = step.job?.attempts.find(isLive)
+      return attempt === undefined ? `${name} is about to start` : `${name} does not wait: it is ${attempt.state} on ${attempt.node.name}`
+    }
+  }
+}
+
+function listSome(names: readonly string[]): string {
+  return names.length <= 3 ? names.join(', ') : `${names.slice(0, 3).join(', ')} and ${names.length - 3} more`
+}

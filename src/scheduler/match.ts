@@ -1,0 +1,216 @@
+/**
+ * What a job requires, held against what a node has: one list of checks, used both to grant and to
+ * explain, so that the two can never disagree.
+ */
+import { BASE_TOOLS, userlandFor, type Environment, type Userland } from '../wire/environment.ts'
+import { BUILTIN_FETCH, hostsOf } from '../wire/derivation.ts'
+import type { Job, NodeEntry, Step } from './model.ts'
+
+/** Everything about a job that matching looks at. Jobs with equal requirements share one queue. */
+export interface Requirement {
+  readonly hosts: readonly string[]
+  readonly isFetch: boolean
+  readonly sealed: boolean
+  readonly features: readonly string[]
+  readonly tools: readonly string[]
+  readonly cpusMin: number
+  readonly cpusMax: number
+  readonly memoryBytes: number
+  readonly diskBytes: number
+  /** By system: the userland that the requests are bound to. */
+  readonly bindings: ReadonlyMap<string, Userland>
+  /** Equal for equal requirements. */
+  readonly key: string
+}
+
+/** One requirement against one node, with the observed values. */
+export interface Verdict {
+  readonly requirement: string
+  readonly want: string
+  readonly have: string
+  readonly ok: boolean
+  /** Waiting cannot change it. */
+  readonly permanent: boolean
+}
+
+/** Programs whose contents belong to the job's fingerprint beyond BASE_TOOLS: the declared ones and its builder. */
+export function toolsOf(derivation: { readonly tools: readonly string[]; readonly builder: string }): string[] {
+  const tools = new Set(derivation.tools)
+  const program = /^(?:\/usr)?\/bin\/([A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,63})$/.exec(derivation.builder)?.[1] ?? derivation.builder
+  if (/^[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,63}$/.test(program)) tools.add(program)
+  for (const tool of BASE_TOOLS) tools.delete(tool)
+  return [...tools].toSorted()
+}
+
+/** The requirement of the job of `waiters`: resources are the largest that any of them asks for. */
+export function requirementOf(waiters: Iterable<Step>): Requirement {
+  let first: Step | undefined
+  let cpusMin = 0
+  let cpusMax = 0
+  let memoryBytes = 0
+  let diskBytes = 0
+  const features = new Set<string>()
+  const bindings = new Map<string, Userland>()
+  for (const step of waiters) {
+    first ??= step
+    const { needs } = step.derivation
+    cpusMin = Math.max(cpusMin, needs.cpus.min)
+    cpusMax = Math.max(cpusMax, needs.cpus.max, cpusMin)
+    memoryBytes = Math.max(memoryBytes, needs.memoryBytes)
+    diskBytes = Math.max(diskBytes, needs.diskBytes)
+    for (const feature of needs.features) features.add(feature)
+    for (const [system, userland] of step.request.bindings) bindings.set(system, userland)
+  }
+  if (first === undefined) throw new Error('a job that is matched has a waiter')
+  const { derivation } = first
+  const isFetch = derivation.builder === BUILTIN_FETCH
+  const parts = {
+    hosts: isFetch ? ['any'] : hostsOf(derivation),
+    isFetch,
+    sealed: derivation.sealed && !isFetch,
+    features: [...features].toSorted(),
+    tools: isFetch ? [] : toolsOf(derivation),
+    cpusMin,
+    cpusMax,
+    memoryBytes,
+    diskBytes,
+  }
+  return { ...parts, bindings, key: JSON.stringify([parts, [...bindings].toSorted()]) }
+}
+
+/** The environment of the node that the job would run in: the strongest that serves it. */
+export function environmentFor(requirement: Requirement, node: NodeEntry): Environment | undefined {
+  let best: Environment | undefined
+  for (const environment of node.environments) {
+    if (!servesSystem(requirement, environment)) continue
+    if (requirement.sealed && environment.isolation === 'process') continue
+    if (best === undefined || (best.isolation === 'process' && environment.isolation !== 'process')) best = environment
+  }
+  return best
+}
+
+function servesSystem(requirement: Requirement, environment: Environment): boolean {
+  return requirement.hosts.includes('any') || requirement.hosts.includes(environment.system)
+}
+
+/** Whether all of `want` is the same in `have`; undefined while `have` has not told it all. */
+function sameUserland(want: Userland, have: Userland): boolean | undefined {
+  if (want.base !== have.base) return false
+  let isKnown = true
+  for (const [tool, digest] of Object.entries(want.tools)) {
+    if (have.tools[tool] === undefined) isKnown = false
+    else if (have.tools[tool] !== digest) return false
+  }
+  return isKnown ? true : undefined
+}
+
+/**
+ * All checks of one job against one node, failing or not. The job can start there now when all are ok,
+ * and could some day when no failing one is permanent.
+ */
+export function verdictsOf(requirement: Requirement, node: NodeEntry, job?: Job): Verdict[] {
+  const verdicts: Verdict[] = []
+  const check = (requirementText: string, want: string, have: string, ok: boolean, permanent: boolean): void => {
+    verdicts.push({ requirement: requirementText, want, have, ok, permanent })
+  }
+  const systems = [...new Set(node.environments.map((environment) => environment.system))]
+  if (!requirement.hosts.includes('any')) {
+    const ok = node.environments.some((environment) => servesSystem(requirement, environment))
+    check('system', requirement.hosts.join(' or '), systems.join(', ') || 'none', ok, true)
+  }
+  const environment = environmentFor(requirement, node)
+  if (requirement.sealed) {
+    const strongest = node.environments.some((candidate) => candidate.isolation === 'namespace') ? 'namespace' : 'process'
+    check('isolation', 'namespace', node.environments.length === 0 ? 'none' : strongest, environment !== undefined || strongest === 'namespace', true)
+  }
+  for (const feature of requirement.features) {
+    const ok = environment?.features.includes(feature) ?? false
+    check(`feature ${feature}`, 'yes', ok ? 'yes' : 'no', ok, true)
+  }
+  if (environment !== undefined) checkUserland(requirement, environment, check)
+  const free = freeOf(node)
+  checkAmount(check, 'cpus', requirement.cpusMin, node.capacity.cpus, free.cpus, String)
+  if (requirement.memoryBytes > 0)
+    checkAmount(check, 'memory', requirement.memoryBytes, node.capacity.memoryBytes, free.memoryBytes, formatBytes)
+  if (requirement.diskBytes > 0)
+    checkAmount(check, 'disk', requirement.diskBytes, node.capacity.diskBytes, free.diskBytes, formatBytes)
+  if (job !== undefined && job.avoid.has(node.peerId)) check('not failed here', 'yes', 'it failed here before', false, false)
+  check('state', 'ready', node.state, node.state === 'ready', false)
+  return verdicts
+}
+
+type Check = (requirement: string, want: string, have: string, ok: boolean, permanent: boolean) => void
+
+function checkUserland(requirement: Requirement, environment: Environment, check: Check): void {
+  for (const tool of requirement.tools) {
+    const digest = environment.tools[tool]
+    const have = digest === undefined ? 'not probed yet' : digest === null ? 'missing' : 'yes'
+    // A missing program may yet be an input or be found elsewhere in the sandbox: the build will tell.
+    check(`tool ${tool}`, 'known', have, digest !== undefined, false)
+  }
+  const bound = requirement.isFetch ? undefined : requirement.bindings.get(environment.system)
+  if (bound === undefined) return
+  const same = sameUserland(bound, environment)
+  const differing = Object.keys(bound.tools).find(
+    (tool) => environment.tools[tool] !== undefined && environment.tools[tool] !== bound.tools[tool],
+  )
+  const have = same === true ? 'the same' : same === undefined ? 'not probed yet' : `another (${differing ?? 'os, libc or compiler'} differs)`
+  check('userland', `the one of the request (${bound.base.slice(0, 8)})`, have, same === true, same === false)
+}
+
+function checkAmount(
+  check: Check,
+  name: string,
+  want: number,
+  capacity: number,
+  free: number,
+  format: (amount: number) => string,
+): void {
+  const permanent = capacity < want
+  const have = permanent ? `${format(capacity)} in all` : `${format(free)} of ${format(capacity)} free`
+  check(name, `>= ${format(want)}`, have, free >= want, permanent)
+}
+
+export function freeOf(node: NodeEntry): { cpus: number; memoryBytes: number; diskBytes: number } {
+  return {
+    cpus: node.capacity.cpus - node.allocated.cpus,
+    memoryBytes: node.capacity.memoryBytes - node.allocated.memoryBytes,
+    diskBytes: node.capacity.diskBytes - node.allocated.diskBytes,
+  }
+}
+
+/** Whether the job can start on the node now, its earlier failures there aside. */
+export function canStart(requirement: Requirement, node: NodeEntry): boolean {
+  if (node.state !== 'ready' || node.capacity.cpus - node.allocated.cpus < requirement.cpusMin) return false
+  return verdictsOf(requirement, node).every((verdict) => verdict.ok)
+}
+
+/** Whether the node matches now or may when it is back, free or probed. */
+export function mayEverStart(requirement: Requirement, node: NodeEntry): boolean {
+  return verdictsOf(requirement, node).every((verdict) => verdict.ok || !verdict.permanent)
+}
+
+/** The userland that a job's fingerprint and its requests' binding are made from; null for fetches. */
+export function userlandOfJob(requirement: Requirement, environment: Environment): Userland | null {
+  if (requirement.isFetch) return null
+  return userlandFor({ base: environment.base, tools: environment.tools }, requirement.tools) ?? null
+}
+
+/** Whether a result made with `userland` may be mixed into a request bound to `bound`. */
+export function fitsBinding(userland: Userland | null, bound: Userland | undefined): boolean {
+  if (userland === null || bound === undefined) return true
+  if (userland.base !== bound.base) return false
+  return Object.entries(userland.tools).every(([tool, digest]) => bound.tools[tool] === undefined || bound.tools[tool] === digest)
+}
+
+/** `1.5 GiB`: at most one decimal, binary units. */
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']
+  let value = bytes
+  let unit = 0
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024
+    unit += 1
+  }
+  return `${Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`
+}

@@ -1,0 +1,101 @@
+/**
+ * Waiting jobs, one queue per distinct requirement, so that neither a long queue nor many nodes cost:
+ * what holds for the head of a queue holds for all of it.
+ */
+import type { Job } from './model.ts'
+import { requirementOf, type Requirement } from './match.ts'
+
+/** What goes first: priority, then what holds up most, then who came first. */
+export interface Rank {
+  readonly priority: number
+  readonly height: number
+  readonly seq: number
+  readonly index: number
+}
+
+export function rankOf(job: Job): Rank {
+  let priority = 0
+  let height = 0
+  let seq = Number.MAX_SAFE_INTEGER
+  let index = Number.MAX_SAFE_INTEGER
+  for (const step of job.waiters) {
+    priority = Math.max(priority, step.request.wire.priority)
+    height = Math.max(height, step.height)
+    if (step.request.seq < seq) {
+      seq = step.request.seq
+      index = step.index
+    }
+  }
+  return { priority, height, seq, index }
+}
+
+/** Negative when `a` goes before `b`. */
+export function compareRank(a: Rank, b: Rank): number {
+  return b.priority - a.priority || b.height - a.height || a.seq - b.seq || a.index - b.index
+}
+
+interface Item {
+  readonly job: Job
+  readonly rank: Rank
+}
+
+export interface Queue {
+  readonly key: string
+  readonly requirement: Requirement
+  /** Nodes that failed the jobs of this queue; used only while no other node matches. */
+  readonly avoid: ReadonlySet<string>
+  /** Worst first, so that the head is popped from the end. */
+  readonly items: Item[]
+}
+
+export class Queues {
+  readonly #queues = new Map<string, Queue>()
+
+  get all(): IterableIterator<Queue> {
+    return this.#queues.values()
+  }
+
+  /** Puts a waiting job where it belongs now; it leaves the queue that it was in. */
+  put(job: Job): void {
+    const requirement = requirementOf(job.waiters)
+    const key = job.avoid.size === 0 ? requirement.key : `${requirement.key} ${[...job.avoid].toSorted().join()}`
+    let queue = this.#queues.get(key)
+    if (queue === undefined) {
+      queue = { key, requirement, avoid: new Set(job.avoid), items: [] }
+      this.#queues.set(key, queue)
+    }
+    // An entry that it left behind elsewhere is recognised by `job.queue` and skipped at the head.
+    job.queue = key
+    const rank = rankOf(job)
+    let low = 0
+    let high = queue.items.length
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      const item = queue.items[middle]
+      if (item !== undefined && compareRank(item.rank, rank) > 0) low = middle + 1
+      else high = middle
+    }
+    queue.items.splice(low, 0, { job, rank })
+  }
+
+  /** The first job of the queue that still waits in it, and its rank; drops stale entries on the way. */
+  head(queue: Queue): Item | undefined {
+    for (let item = queue.items.at(-1); item !== undefined; item = queue.items.at(-1)) {
+      if (item.job.phase === 'waiting' && item.job.queue === queue.key) return item
+      queue.items.pop()
+    }
+    this.#queues.delete(queue.key)
+    return undefined
+  }
+
+  /** Takes the head that `head` gave out of the queue. */
+  take(queue: Queue): void {
+    const item = queue.items.pop()
+    if (item !== undefined) item.job.queue = undefined
+    if (queue.items.length === 0) this.#queues.delete(queue.key)
+  }
+
+  of(job: Job): Queue | undefined {
+    return job.queue === undefined ? undefined : this.#queues.get(job.queue)
+  }
+}

@@ -1,0 +1,1036 @@
+/**
+ * The scheduler of an owner: a pure, deterministic state machine.
+ *
+ * `apply(event, moment)` takes what happened and gives the effects, in order. The driver appends the
+ * facts to the journal, syncs it, and only then carries the other effects out; what it sends to a node is
+ * asked for with `desiredOf`, which leaves out what is not synced yet. No clock, no I/O, no promise here.
+ */
+import { derivedId } from '../base/random.ts'
+import type { Failure } from '../wire/api.ts'
+import { actionDigest, makeAction, type Action } from '../wire/action.ts'
+import { jobKey, resolveDerivation, DEFAULT_LIMITS } from '../wire/derivation.ts'
+import type { Digest } from '../wire/digest.ts'
+import { fingerprintOf, type Userland } from '../wire/environment.ts'
+import type { BytesMoved, Fact, RequestWire } from '../wire/facts.ts'
+import { sha256 } from '../wire/digest.ts'
+import type { ActionResult } from '../wire/result.ts'
+import { sameEntry } from '../wire/tree.ts'
+import {
+  LEASE_MS,
+  LEASE_SLACK_MS,
+  TOOLS_WANTED_MAX,
+  type FinishedAttempt,
+  type Limits,
+  type PeerRecord,
+  type SyncMessage,
+} from '../wire/work-messages.ts'
+import {
+  canStart,
+  environmentFor,
+  fitsBinding,
+  freeOf,
+  mayEverStart,
+  requirementOf,
+  userlandOfJob,
+  type Requirement,
+} from './match.ts'
+import { isLive, REWINDS_MAX, type Attempt, type Job, type NodeEntry, type Request, type Step } from './model.ts'
+import { compareRank, Queues, type Queue } from './queue.ts'
+import { State } from './state.ts'
+
+/** Requests that are not finished; over it a submit answers "try later". */
+export const ACTIVE_REQUESTS_MAX = 10_000
+/** Finished requests and steps that are kept for `mesh jobs`; the oldest request goes first. */
+export const FINISHED_REQUESTS_MAX = 10_000
+export const FINISHED_STEPS_MAX = 10_000
+/** Nodes that are remembered; over it the one away for longest goes. */
+export const NODES_MAX = 10_000
+/** A job that nobody needs any more is ended after this. */
+export const ABANDON_MS = 2_000
+/** What a node that has gone silent gets before its leases end, since it may only be reconnecting. */
+export const DISCONNECT_GRACE_MS = 10_000
+/** After a restart nothing that ran before is given up for this long. */
+export const RECOVERY_MS = 30_000
+/** A job that no node takes fails after this. */
+export const WAIT_MS_MAX = 24 * 3600 * 1000
+/** Waits after the first, second ... failure of the infrastructure. */
+const RETRY_MS = [250, 1_000, 4_000, 15_000] as const
+/** A full re-match, as insurance against a lost wake-up. */
+export const SWEEP_MS = 5_000
+
+/** The fingerprint of fetches: they depend on no userland. */
+const FETCH_FINGERPRINT = sha256('mesh builtin:fetch v1')
+
+/** When something happens: the machine's two clocks, and the owner's count of blob bytes moved. */
+export interface Moment {
+  readonly nowMs: number
+  readonly wallMs: number
+  readonly ownBlobBytes: number
+}
+
+export type Event =
+  | { type: 'submit'; request: RequestWire }
+  | { type: 'cancel'; request: string }
+  | { type: 'detachable'; request: string }
+  /** A wanted output of a finished request could not be had: it is to be made again. */
+  | { type: 'lost'; request: string; derivation: string }
+  | { type: 'node-up'; record: PeerRecord; version: NodeEntry['version']; boot: string }
+  | { type: 'node-down'; peerId: string; note: string }
+  /** `results` are the opened results of `message.finished` whose signatures hold. */
+  | { type: 'sync'; peerId: string; message: SyncMessage; results: ReadonlyMap<string, ActionResult> }
+  | { type: 'looked-up'; job: string; results: readonly ActionResult[] }
+  | { type: 'tick' }
+
+export type Effect =
+  | { type: 'fact'; fact: Fact }
+  /** Look the key up in the cache; answer with `looked-up`. */
+  | { type: 'lookup'; job: string; key: Digest }
+  /** Countersign and store the result of the attempt, before the facts of this batch. */
+  | { type: 'commit'; attempt: string }
+  /** The desired state of the node changed. */
+  | { type: 'desired'; peerId: string }
+  /** People who watch the request should see this step anew. */
+  | { type: 'step'; step: Step }
+  | { type: 'request'; request: Request }
+
+/** A grant as it goes to its node; the driver adds where the inputs are. */
+export interface Grant {
+  readonly attempt: Attempt
+  readonly action: Action
+  readonly limits: Limits
+  readonly name: string
+  readonly urls: readonly string[]
+}
+
+export interface Desired {
+  readonly ackSeq: number
+  readonly epoch: number
+  readonly grants: readonly Grant[]
+  readonly limits: readonly { readonly attempt: string; readonly limits: Limits }[]
+  readonly cancel: readonly string[]
+  readonly ack: readonly string[]
+  readonly tools: readonly string[]
+}
+
+export class Scheduler {
+  readonly state = new State()
+  readonly nodes = new Map<string, NodeEntry>()
+  readonly queues = new Queues()
+  /** Until when a restart's survivors are waited for. */
+  recoveringUntilMs = 0
+  /** Jobs that wait for their time to be tried again. */
+  readonly #delayed = new Set<Job>()
+  readonly #abandoned = new Set<Job>()
+  #effects: Effect[] = []
+  #moment: Moment = { nowMs: 0, wallMs: 0, ownBlobBytes: 0 }
+  #lastSweepMs = 0
+  #active = 0
+
+  /** Takes in one fact of the journal at start. */
+  replay(fact: Fact): void {
+    this.state.evolve(fact)
+  }
+
+  /** Ends the replay: begins a new epoch, and gives what ran before one full lease to report again. */
+  recover(moment: Moment): Effect[] {
+    this.#begin(moment)
+    this.#fact({ type: 'epoch', epoch: this.state.epoch + 1 })
+    for (const request of this.state.requests.values()) {
+      if (request.state !== 'active') continue
+      this.#active += 1
+      request.rootBytesBefore = moment.ownBlobBytes
+      this.recoveringUntilMs = moment.nowMs + RECOVERY_MS
+    }
+    for (const jobs of this.state.openJobs.values()) {
+      for (const job of jobs) {
+        job.waitingSinceMs = moment.nowMs
+        for (const attempt of job.attempts)
+          if (isLive(attempt)) attempt.leaseUntilMs = moment.nowMs + RECOVERY_MS
+        if (job.phase === 'lookup') this.#effects.push({ type: 'lookup', job: job.id, key: job.key })
+        if (job.phase === 'waiting') this.#enqueue(job)
+        if (job.waiters.size === 0) this.#abandon(job)
+      }
+    }
+    // A crash may have come between a pin and the joins of its dependents, or before a request was closed.
+    for (const request of this.state.requests.values()) {
+      if (request.state !== 'active') continue
+      for (const step of request.steps.values()) this.#open(step)
+      this.#closeIfSettled(request)
+    }
+    return this.#effects
+  }
+
+  /** Whether one more request fits. */
+  get hasRoom(): boolean {
+    return this.#active < ACTIVE_REQUESTS_MAX
+  }
+
+  apply(event: Event, moment: Moment): Effect[] {
+    this.#begin(moment)
+    switch (event.type) {
+      case 'submit':
+        this.#submit(event.request)
+        break
+      case 'cancel': {
+        const request = this.state.requests.get(event.request)
+        if (request?.state === 'active') this.#close(request, 'cancelled')
+        break
+      }
+      case 'detachable': {
+        const request = this.state.requests.get(event.request)
+        if (request === undefined || request.detachable) break
+        this.#fact({ type: 'detachable', request: event.request })
+        this.#effects.push({ type: 'request', request })
+        break
+      }
+      case 'lost':
+        this.#lost(event.request, event.derivation)
+        break
+      case 'node-up':
+        this.#nodeUp(event)
+        break
+      case 'node-down':
+        this.#nodeDown(event.peerId, event.note)
+        break
+      case 'sync':
+        this.#sync(event.peerId, event.message, event.results)
+        break
+      case 'looked-up':
+        this.#lookedUp(event.job, event.results)
+        break
+      case 'tick':
+        this.#tick()
+        break
+    }
+    this.#plan()
+    return this.#effects
+  }
+
+  /** When `tick` is due next; undefined when nothing waits for time to pass. */
+  nextDeadlineMs(): number | undefined {
+    let next = Number.POSITIVE_INFINITY
+    for (const node of this.nodes.values())
+      for (const attempt of node.attempts) if (isLive(attempt)) next = Math.min(next, attempt.leaseUntilMs)
+    for (const job of this.#delayed) next = Math.min(next, job.notBeforeMs)
+    for (const job of this.#abandoned) next = Math.min(next, (job.abandonedAtMs ?? 0) + ABANDON_MS)
+    if (this.state.openJobs.size > 0) next = Math.min(next, this.#lastSweepMs + SWEEP_MS)
+    return Number.isFinite(next) ? next : undefined
+  }
+
+  /** What the node should do, as far as the facts behind it are synced. Marks the grants as sent in `seq`. */
+  desiredOf(peerId: string, syncedSeq: number, seq: number): Desired | undefined {
+    const node = this.nodes.get(peerId)
+    if (node === undefined || !node.connected) return undefined
+    const grants: Grant[] = []
+    const limits: { attempt: string; limits: Limits }[] = []
+    const tools = new Set<string>()
+    for (const attempt of node.attempts) {
+      if (!isLive(attempt) || attempt.factSeq > syncedSeq) continue
+      const jobLimits = limitsOf(attempt.job)
+      if (attempt.confirmed) {
+        limits.push({ attempt: attempt.id, limits: jobLimits })
+        continue
+      }
+      attempt.sentSeq = seq
+      grants.push({
+        attempt,
+        action: this.#actionOf(attempt),
+        limits: jobLimits,
+        name: nameOf(attempt.job),
+        urls: urlsOf(attempt.job),
+      })
+    }
+    for (const queue of this.queues.all)
+      for (const tool of queue.requirement.tools)
+        for (const environment of node.environments)
+          if (environment.tools[tool] === undefined && tools.size < TOOLS_WANTED_MAX) tools.add(tool)
+    const known = (id: string): Attempt | undefined => this.state.attempts.get(id)
+    const isOver = (id: string): boolean => {
+      const attempt = known(id)
+      return attempt === undefined || (!isLive(attempt) && attempt.factSeq <= syncedSeq)
+    }
+    return {
+      ackSeq: node.ackSeq,
+      epoch: this.state.epoch,
+      grants,
+      limits,
+      cancel: [...node.running].filter(isOver),
+      ack: [...node.finished.keys()].filter(isOver),
+      tools: [...tools],
+    }
+  }
+
+  /** Whether a job's look-up or run is still wanted. */
+  findJob(id: string): Job | undefined {
+    return this.state.jobs.get(id)
+  }
+
+  #begin(moment: Moment): void {
+    this.#effects = []
+    this.#moment = moment
+  }
+
+  #fact(fact: Fact): void {
+    this.state.evolve(fact)
+    this.#effects.push({ type: 'fact', fact })
+  }
+
+  // ---- requests
+
+  #submit(wire: RequestWire): void {
+    if (this.state.requests.has(wire.id)) return
+    this.#fact({ type: 'accepted', request: wire })
+    const request = this.state.requests.get(wire.id)
+    if (request === undefined) return
+    this.#active += 1
+    request.rootBytesBefore = this.#moment.ownBlobBytes
+    this.#effects.push({ type: 'request', request })
+    for (const step of request.steps.values()) this.#open(step)
+  }
+
+  /** Lets a step whose inputs are all known join its job. */
+  #open(step: Step): void {
+    const { request } = step
+    if (step.phase !== 'blocked' || request.state !== 'active') return
+    if (step.dependencies.some((dependency) => dependency.phase !== 'done')) return
+    const resolved = resolveDerivation(step.derivation, (name, output) => request.steps.get(name)?.outputs?.[output])
+    if (resolved === undefined) return
+    const key = jobKey(resolved)
+    const existing = [...(this.state.openJobs.get(key) ?? [])].find((job) => canJoin(step, job))
+    const id = existing?.id ?? (this.state.jobs.has(step.id) ? derivedId('j', `${step.id}/${this.state.factSeq}`) : step.id)
+    this.#fact({ type: 'joined', request: request.wire.id, derivation: step.derivation.name, job: id, key })
+    const job = this.state.jobs.get(id)
+    if (job === undefined) return
+    this.#effects.push({ type: 'step', step })
+    job.abandonedAtMs = undefined
+    this.#abandoned.delete(job)
+    if (existing === undefined) {
+      job.waitingSinceMs = this.#moment.nowMs
+      if (job.rebuild) this.#enqueue(job)
+      else this.#effects.push({ type: 'lookup', job: id, key })
+      return
+    }
+    // The joined job may now be asked for more, or sooner, than before.
+    if (job.phase === 'waiting') this.#enqueue(job)
+    const live = job.attempts.find(isLive)
+    if (live !== undefined) {
+      if (live.userland !== null) this.#bind(request, live.system, live.userland)
+      this.#effects.push({ type: 'desired', peerId: live.node.peerId })
+    }
+  }
+
+  #bind(request: Request, system: string, userland: Userland): void {
+    const bound = request.bindings.get(system)
+    const merged = bound === undefined ? userland : { base: bound.base, tools: { ...bound.tools, ...userland.tools } }
+    if (bound !== undefined && Object.keys(merged.tools).length === Object.keys(bound.tools).length) return
+    this.#fact({ type: 'bound', request: request.wire.id, system, userland: merged })
+    // Its other waiting jobs must now be built with the same userland, apart from requests bound to others.
+    for (const step of request.steps.values()) {
+      const job = step.job
+      if (step.phase !== 'open' || job === undefined || job.phase === 'closed') continue
+      if ([...job.waiters].every((other) => other === step || bindingsAgree(other.request, request))) {
+        if (job.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
+        continue
+      }
+      this.#reopen(step)
+      this.#open(step)
+    }
+  }
+
+  #close(request: Request, state: 'done' | 'failed' | 'cancelled'): void {
+    const jobs = new Set<Job>()
+    for (const step of request.steps.values())
+      if (step.phase === 'open' && step.job !== undefined) jobs.add(step.job)
+    this.#fact({
+      type: 'closed',
+      request: request.wire.id,
+      state,
+      rootBytes: Math.max(0, this.#moment.ownBlobBytes - request.rootBytesBefore),
+      atWall: this.#moment.wallMs,
+    })
+    this.#active -= 1
+    for (const job of jobs) if (job.waiters.size === 0) this.#abandon(job)
+    for (const step of request.steps.values()) if (step.phase === 'cancelled') this.#effects.push({ type: 'step', step })
+    this.#effects.push({ type: 'request', request })
+    this.#evict()
+  }
+
+  #closeIfSettled(request: Request): void {
+    if (request.state !== 'active') return
+    const hasFailed = this.#hasFailure(request)
+    if (!hasFailed || request.wire.keepGoing)
+      for (const step of request.steps.values()) if (step.phase === 'blocked' || step.phase === 'open') return
+    this.#close(request, hasFailed ? 'failed' : 'done')
+  }
+
+  #hasFailure(request: Request): boolean {
+    for (const step of request.steps.values()) if (step.phase === 'failed') return true
+    return false
+  }
+
+  /** Forgets the oldest finished requests beyond the limits. */
+  #evict(): void {
+    const finished = [...this.state.requests.values()].filter((request) => request.state !== 'active')
+    let steps = finished.reduce((sum, request) => sum + request.steps.size, 0)
+    let requests = finished.length
+    for (const request of finished) {
+      if (requests <= 1 || (requests <= FINISHED_REQUESTS_MAX && steps <= FINISHED_STEPS_MAX)) return
+      requests -= 1
+      steps -= request.steps.size
+      this.#fact({ type: 'evicted', request: request.wire.id })
+    }
+  }
+
+  #failStep(step: Step, failure: Failure): void {
+    if (step.phase === 'done' || step.phase === 'failed') return
+    const job = step.job
+    this.#fact({ type: 'failed', request: step.request.wire.id, derivation: step.derivation.name, failure })
+    if (job !== undefined && job.waiters.size === 0) this.#abandon(job)
+    this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
+    this.#closeIfSettled(step.request)
+  }
+
+  #notice(request: Request, text: string): void {
+    this.#fact({ type: 'noticed', request: request.wire.id, text: text.slice(0, 4096) })
+    this.#effects.push({ type: 'request', request })
+  }
+
+  // ---- rewinding
+
+  /** The step goes back to wait for its inputs; its job, if nobody else needs it, is given up. */
+  #reopen(step: Step): void {
+    const job = step.job
+    this.#fact({ type: 'reopened', request: step.request.wire.id, derivation: step.derivation.name })
+    if (job !== undefined && job.waiters.size === 0) this.#abandon(job)
+  }
+
+  /** Makes the producer of a lost output run again; false when it did so too often. */
+  #rewind(producer: Step, what: string): boolean {
+    if (producer.rewinds >= REWINDS_MAX) return false
+    const wasActive = producer.request.state === 'active'
+    this.#fact({ type: 'rewound', request: producer.request.wire.id, derivation: producer.derivation.name })
+    if (!wasActive) this.#active += 1
+    this.#notice(
+      producer.request,
+      `an output of ${producer.derivation.name} was lost (${what}); it is built again, ${producer.rewinds} of ${REWINDS_MAX}`,
+    )
+    this.#open(producer)
+    return true
+  }
+
+  #lost(requestId: string, derivation: string): void {
+    const step = this.state.requests.get(requestId)?.steps.get(derivation)
+    if (step === undefined || step.phase !== 'done') return
+    if (this.#rewind(step, 'asked for after the request was done')) return
+    this.#notice(step.request, `an output of ${derivation} was lost again and is not built more than ${REWINDS_MAX} times`)
+  }
+
+  // ---- cache
+
+  #lookedUp(id: string, results: readonly ActionResult[]): void {
+    const job = this.state.jobs.get(id)
+    if (job === undefined || job.phase !== 'lookup') return
+    const usable = results.filter((result) =>
+      [...job.waiters].every((step) => fitsBinding(result.userland, bindingFor(step.request, result))),
+    )
+    const isLiveUserland = (result: ActionResult): boolean =>
+      [...this.nodes.values()].some(
+        (node) =>
+          node.connected &&
+          node.environments.some(
+            (environment) =>
+              environment.system === result.builder.system && fitsBinding(result.userland, { base: environment.base, tools: environment.tools }),
+          ),
+      )
+    const hasWorkers = [...this.nodes.values()].some((node) => node.connected && node.environments.length > 0)
+    // Binding a request to a userland that no machine has any more would strand what is not cached.
+    const chosen = usable.find(isLiveUserland) ?? (hasWorkers ? usable.find((result) => result.userland === null) : usable[0])
+    if (chosen === undefined) {
+      job.waitingSinceMs = this.#moment.nowMs
+      this.#enqueue(job)
+      return
+    }
+    for (const step of job.waiters)
+      if (chosen.userland !== null) this.#bind(step.request, chosen.builder.system, chosen.userland)
+    this.#pinAll(job, chosen, true)
+  }
+
+  #pinAll(job: Job, result: ActionResult, cached: boolean): void {
+    for (const step of [...job.waiters]) {
+      const before = step.outputs
+      this.#fact({
+        type: 'pinned',
+        request: step.request.wire.id,
+        derivation: step.derivation.name,
+        action: result.action,
+        outputs: result.outputs,
+        cached,
+        log: result.log,
+        exitCode: result.exitCode,
+      })
+      if (before !== undefined && !sameOutputs(before, result.outputs))
+        this.#notice(
+          step.request,
+          `${step.derivation.name} gave other outputs when it was built again: it is not reproducible; what was built from the first ones keeps them`,
+        )
+      this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
+      for (const dependent of step.dependents) this.#open(dependent)
+      this.#closeIfSettled(step.request)
+    }
+  }
+
+  // ---- waiting and granting
+
+  #enqueue(job: Job): void {
+    job.phase = 'waiting'
+    if (job.waiters.size === 0) return
+    if (job.notBeforeMs > this.#moment.nowMs) {
+      job.queue = undefined
+      this.#delayed.add(job)
+      return
+    }
+    this.#delayed.delete(job)
+    const requirement = requirementOf(job.waiters)
+    if (this.#moment.nowMs >= this.recoveringUntilMs && ![...this.nodes.values()].some((node) => mayEverStart(requirement, node))) {
+      for (const step of [...job.waiters])
+        if (step.request.wire.noWait)
+          this.#failStep(step, failure(step, 'MESH0301', `no node can build ${step.derivation.name}: ${this.#nearest(requirement)}`))
+      if (job.waiters.size === 0) return
+    }
+    this.queues.put(job)
+    for (const step of job.waiters) this.#effects.push({ type: 'step', step })
+  }
+
+  /** The observed values of the node that fails the fewest requirements. */
+  #nearest(requirement: Requirement): string {
+    if (this.nodes.size === 0) return 'the mesh has no nodes'
+    const wants = `it needs ${requirement.hosts.join(' or ')}${requirement.sealed ? ', sealed' : ''}, ${requirement.cpusMin} cpus`
+    return `${wants}; ${this.nodes.size} nodes were looked at (mesh why tells each)`
+  }
+
+  #plan(): void {
+    for (;;) {
+      let best: { queue: Queue; node: NodeEntry; item: NonNullable<ReturnType<Queues['head']>> } | undefined
+      for (const queue of [...this.queues.all]) {
+        const item = this.queues.head(queue)
+        if (item === undefined) continue
+        if (best !== undefined && compareRank(best.item.rank, item.rank) <= 0) continue
+        const node = this.#choose(queue)
+        if (node !== undefined) best = { queue, node, item }
+      }
+      if (best === undefined) return
+      this.queues.take(best.queue)
+      this.#grant(best.item.job, best.node, best.queue.requirement)
+    }
+  }
+
+  /** The node for the head of the queue: of those that can start it now, the one with the largest free share. */
+  #choose(queue: Queue): NodeEntry | undefined {
+    let best: NodeEntry | undefined
+    let bestShare = -1
+    const { requirement } = queue
+    const isAvoidable =
+      queue.avoid.size > 0 &&
+      [...this.nodes.values()].some((node) => node.connected && !queue.avoid.has(node.peerId) && mayEverStart(requirement, node))
+    for (const node of this.nodes.values()) {
+      if (!node.connected || !canStart(requirement, node)) continue
+      if (isAvoidable && queue.avoid.has(node.peerId)) continue
+      const share = freeOf(node).cpus / Math.max(1, node.capacity.cpus)
+      if (share > bestShare) {
+        best = node
+        bestShare = share
+      }
+    }
+    return best
+  }
+
+  #grant(job: Job, node: NodeEntry, requirement: Requirement): void {
+    const environment = environmentFor(requirement, node)
+    if (environment === undefined) return
+    const userland = userlandOfJob(requirement, environment)
+    const action = makeAction(job.resolved, environment.system, fingerprintFor(requirement.isFetch, environment, requirement.tools))
+    const cpus = Math.max(requirement.cpusMin, Math.min(requirement.cpusMax, freeOf(node).cpus))
+    const n = job.attempts.length + 1
+    this.#fact({
+      type: 'granted',
+      job: job.id,
+      attempt: derivedId('a', `${job.id}/${n}/${this.state.epoch}/${this.#moment.wallMs}`, 16),
+      node: { peerId: node.peerId, name: node.record.name },
+      system: environment.system,
+      isolation: environment.isolation,
+      label: environment.label,
+      action: actionDigest(action),
+      userland,
+      cpus,
+      memoryBytes: requirement.memoryBytes,
+      diskBytes: requirement.diskBytes,
+      atWall: this.#moment.wallMs,
+    })
+    const attempt = job.attempts.at(-1)
+    if (attempt === undefined) return
+    attempt.leaseUntilMs = this.#moment.nowMs + LEASE_MS + LEASE_SLACK_MS
+    this.#reserve(node, attempt)
+    for (const step of [...job.waiters]) {
+      if (userland !== null) this.#bind(step.request, environment.system, userland)
+      this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
+    }
+    this.#effects.push({ type: 'desired', peerId: node.peerId })
+  }
+
+  #actionOf(attempt: Attempt): Action {
+    const { userland, job, system } = attempt
+    const fingerprint =
+      userland === null
+        ? FETCH_FINGERPRINT
+        : (fingerprintOf({ system, ...userland }, Object.keys(userland.tools).toSorted()) ?? FETCH_FINGERPRINT)
+    return makeAction(job.resolved, system, fingerprint)
+  }
+
+  #reserve(node: NodeEntry, attempt: Attempt): void {
+    if (node.attempts.has(attempt)) return
+    node.attempts.add(attempt)
+    node.allocated.cpus += attempt.cpus
+    node.allocated.memoryBytes += attempt.memoryBytes
+    node.allocated.diskBytes += attempt.diskBytes
+  }
+
+  /** Gives the reservation back once the attempt neither holds a lease nor is reported as running. */
+  #release(node: NodeEntry, attempt: Attempt): void {
+    if (isLive(attempt) || (node.connected && node.running.has(attempt.id)) || !node.attempts.delete(attempt)) return
+    node.allocated.cpus -= attempt.cpus
+    node.allocated.memoryBytes -= attempt.memoryBytes
+    node.allocated.diskBytes -= attempt.diskBytes
+  }
+
+  #abandon(job: Job): void {
+    if (job.phase === 'closed' || !job.attempts.some(isLive)) return
+    job.abandonedAtMs = this.#moment.nowMs
+    this.#abandoned.add(job)
+  }
+
+  // ---- nodes
+
+  #nodeUp(event: Extract<Event, { type: 'node-up' }>): void {
+    const { record, version, boot } = event
+    let node = this.nodes.get(record.peerId)
+    if (node === undefined) {
+      this.#forgetNodes()
+      node = {
+        peerId: record.peerId,
+        record,
+        version,
+        boot,
+        state: 'ready',
+        connected: true,
+        disconnectedAtMs: 0,
+        lastSyncMs: this.#moment.nowMs,
+        lastSeenWall: this.#moment.wallMs,
+        ackSeq: 0,
+        note: '',
+        environments: [],
+        capacity: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
+        allocated: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
+        attempts: new Set(),
+        running: new Set(),
+        finished: new Map(),
+      }
+      this.nodes.set(record.peerId, node)
+    }
+    node.record = record
+    node.version = version
+    node.boot = boot
+    node.connected = true
+    node.state = 'ready'
+    node.note = ''
+    node.ackSeq = 0
+    node.running = new Set()
+    node.finished.clear()
+    node.lastSyncMs = this.#moment.nowMs
+    node.lastSeenWall = this.#moment.wallMs
+    // Nothing is granted before its first sync tells what it has and what it runs.
+    node.environments = []
+    for (const attempt of this.state.attempts.values()) {
+      if (attempt.node.peerId !== record.peerId || !isLive(attempt)) continue
+      attempt.sentSeq = 0
+      this.#reserve(node, attempt)
+    }
+    for (const attempt of node.attempts) this.#release(node, attempt)
+  }
+
+  #forgetNodes(): void {
+    if (this.nodes.size < NODES_MAX) return
+    for (const node of this.nodes.values())
+      if (!node.connected && node.attempts.size === 0) {
+        this.nodes.delete(node.peerId)
+        return
+      }
+  }
+
+  #nodeDown(peerId: string, note: string): void {
+    const node = this.nodes.get(peerId)
+    if (node === undefined || !node.connected) return
+    node.connected = false
+    node.state = 'lost'
+    node.note = note
+    node.disconnectedAtMs = this.#moment.nowMs
+    for (const attempt of node.attempts) {
+      attempt.leaseUntilMs = Math.min(attempt.leaseUntilMs, this.#moment.nowMs + DISCONNECT_GRACE_MS)
+      this.#release(node, attempt)
+    }
+    this.#refreshWaiting()
+  }
+
+  #sync(peerId: string, message: SyncMessage, results: ReadonlyMap<string, ActionResult>): void {
+    const node = this.nodes.get(peerId)
+    if (node === undefined || !node.connected || message.seq <= node.ackSeq) return
+    const { nowMs } = this.#moment
+    const hadEnvironments = node.environments.length
+    node.ackSeq = message.seq
+    node.lastSyncMs = nowMs
+    node.lastSeenWall = this.#moment.wallMs
+    const wasState = node.state
+    node.state = message.state
+    node.note = message.note
+    node.environments = message.environments
+    node.capacity = message.capacity
+    node.running = new Set(message.running.map((running) => running.attempt))
+    node.finished.clear()
+    for (const finished of message.finished) node.finished.set(finished.attempt, finished)
+
+    for (const finished of message.finished) this.#finish(node, finished, results.get(finished.attempt))
+    for (const running of message.running) this.#stillRuns(node, running)
+    for (const attempt of [...node.attempts]) {
+      if (isLive(attempt)) {
+        attempt.leaseUntilMs = nowMs + LEASE_MS + LEASE_SLACK_MS
+        const isTold = node.running.has(attempt.id) || node.finished.has(attempt.id)
+        // It was told of the grant and does not know it: the process that held it is gone.
+        const wasTold = attempt.confirmed || (attempt.sentSeq > 0 && attempt.sentSeq <= message.ackSeq)
+        if (!isTold && wasTold) this.#endAttempt(attempt, 'lost', `${node.record.name} was restarted and no longer runs it`)
+      }
+      this.#release(node, attempt)
+    }
+    this.#effects.push({ type: 'desired', peerId })
+    if (wasState !== node.state || hadEnvironments !== node.environments.length) this.#refreshWaiting()
+  }
+
+  #stillRuns(node: NodeEntry, running: SyncMessage['running'][number]): void {
+    const attempt = this.state.attempts.get(running.attempt)
+    if (attempt === undefined || attempt.node.peerId !== node.peerId) return
+    const { job } = attempt
+    if (attempt.state === 'lost' && job.phase !== 'closed' && job.waiters.size > 0) {
+      // Given up and found again: of two runs the one that began first is expected to end first.
+      for (const other of job.attempts)
+        if (isLive(other)) this.#endAttempt(other, 'superseded', `${node.record.name} was found to run it already`)
+      this.#fact({ type: 'adopted', attempt: attempt.id })
+      this.#reserve(node, attempt)
+      for (const step of job.waiters) this.#effects.push({ type: 'step', step })
+    }
+    if (!isLive(attempt)) return
+    const isChanged = attempt.state !== running.phase || !attempt.confirmed
+    attempt.state = running.phase
+    attempt.phases = running.phases
+    attempt.confirmed = true
+    if (isChanged) for (const step of job.waiters) this.#effects.push({ type: 'step', step })
+  }
+
+  // ---- ends of attempts
+
+  #endAttempt(
+    attempt: Attempt,
+    state: 'done' | 'failed' | 'lost' | 'cancelled' | 'superseded',
+    error: string | null,
+    finished?: FinishedAttempt,
+  ): void {
+    this.#fact({
+      type: 'ended',
+      attempt: attempt.id,
+      state,
+      error: error?.slice(0, 4096) ?? null,
+      usage: finished?.usage ?? null,
+      phases: finished?.phases ?? attempt.phases,
+      bytes: finished?.bytes ?? NO_BYTES,
+      log: finished?.outcome.kind === 'failed' ? finished.outcome.log : null,
+      atWall: this.#moment.wallMs,
+    })
+    const node = this.nodes.get(attempt.node.peerId)
+    if (node !== undefined) {
+      this.#release(node, attempt)
+      this.#effects.push({ type: 'desired', peerId: node.peerId })
+    }
+    const { job } = attempt
+    for (const step of job.waiters) this.#effects.push({ type: 'step', step })
+    if (state === 'lost') this.#retry(job, error ?? '')
+  }
+
+  #finish(node: NodeEntry, finished: FinishedAttempt, result: ActionResult | undefined): void {
+    const attempt = this.state.attempts.get(finished.attempt)
+    if (attempt === undefined || attempt.node.peerId !== node.peerId) return
+    attempt.confirmed = true
+    const { outcome } = finished
+    if (!isLive(attempt) && attempt.state !== 'lost') {
+      if (result !== undefined && outcome.kind === 'built') this.#compare(attempt, result)
+      return
+    }
+    if (attempt.job.phase === 'closed' || attempt.job.waiters.size === 0) {
+      if (isLive(attempt)) this.#endAttempt(attempt, 'cancelled', 'nobody needs it any more', finished)
+      return
+    }
+    switch (outcome.kind) {
+      case 'built':
+        this.#built(attempt, finished, result)
+        return
+      case 'failed':
+        this.#buildFailed(attempt, finished, outcome)
+        return
+      case 'missing':
+        this.#missing(attempt, finished, outcome)
+        return
+      case 'infrastructure':
+        if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `${outcome.code}: ${outcome.message}`, finished)
+        return
+      case 'cancelled':
+        if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished)
+        return
+    }
+  }
+
+  #built(attempt: Attempt, finished: FinishedAttempt, result: ActionResult | undefined): void {
+    const { job } = attempt
+    const expected = job.resolved.outputs
+    const isHonest =
+      result !== undefined &&
+      result.action === attempt.action &&
+      result.attempt === attempt.id &&
+      result.jobKey === job.key &&
+      expected.every((name) => result.outputs[name] !== undefined) &&
+      Object.keys(result.outputs).length === expected.length
+    if (!isHonest) {
+      if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `${attempt.node.name} sent a result that is not valid for this attempt`, finished)
+      return
+    }
+    this.#effects.push({ type: 'commit', attempt: attempt.id })
+    this.#endAttempt(attempt, 'done', null, finished)
+    for (const other of job.attempts)
+      if (isLive(other)) this.#endAttempt(other, 'superseded', `${attempt.node.name} was first`)
+    this.#pinAll(job, result, false)
+  }
+
+  /** A result that came second: equal ones are ignored, a different one is told. */
+  #compare(attempt: Attempt, result: ActionResult): void {
+    for (const step of attempt.job.shownBy)
+      if (step.outputs !== undefined && step.action === result.action && !sameOutputs(step.outputs, result.outputs))
+        this.#notice(step.request, `${step.derivation.name} is not reproducible: ${attempt.node.name} got other outputs than those that are used`)
+  }
+
+  #buildFailed(
+    attempt: Attempt,
+    finished: FinishedAttempt,
+    outcome: Extract<FinishedAttempt['outcome'], { kind: 'failed' }>,
+  ): void {
+    const { job } = attempt
+    const waiters = [...job.waiters]
+    this.#endAttempt(attempt, 'failed', `${outcome.code}: ${outcome.message}`, finished)
+    for (const other of job.attempts)
+      if (isLive(other)) this.#endAttempt(other, 'superseded', `${attempt.node.name} was first`)
+    for (const step of waiters) {
+      if (outcome.limit !== undefined && ownLimit(step, outcome.limit.name) > outcome.limit.value) continue
+      this.#failStep(step, {
+        job: step.id,
+        name: step.derivation.name,
+        code: outcome.code,
+        message: outcome.message,
+        node: attempt.node.name,
+        logTail: outcome.logTail,
+      })
+    }
+    if (job.phase !== 'closed' && job.waiters.size > 0 && !job.attempts.some(isLive)) this.#enqueue(job)
+  }
+
+  #missing(
+    attempt: Attempt,
+    finished: FinishedAttempt,
+    outcome: Extract<FinishedAttempt['outcome'], { kind: 'missing' }>,
+  ): void {
+    const { job } = attempt
+    const lost = new Set<Digest>(outcome.inputs)
+    const waiters = [...job.waiters]
+    const producers = new Map(waiters.map((step) => [step, producersOf(step, lost)]))
+    const isSource = waiters.some((step) => producers.get(step)?.length === 0)
+    if (isSource) {
+      if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `MESH0501: ${outcome.message}`, finished)
+      return
+    }
+    this.#endAttempt(attempt, 'failed', `MESH0501: ${outcome.message}`, finished)
+    for (const step of waiters) {
+      const names = producers.get(step) ?? []
+      this.#reopen(step)
+      for (const producer of names) {
+        if (producer.phase === 'done' && !this.#rewind(producer, outcome.message)) {
+          this.#failStep(
+            step,
+            failure(step, 'MESH0506', `${outcome.message}; ${producer.derivation.name} was built again ${producer.rewinds} times`),
+          )
+          break
+        }
+      }
+    }
+  }
+
+  /** Queues the job again after a failure of the infrastructure, or fails it after too many. */
+  #retry(job: Job, error: string): void {
+    if (job.phase === 'closed' || job.attempts.some(isLive)) return
+    const code = error.startsWith('MESH0501') ? 'MESH0501' : error.startsWith('MESH0504') ? 'MESH0504' : 'MESH0505'
+    for (const step of [...job.waiters]) {
+      if (job.infraFailures <= step.derivation.run.retries) continue
+      const tried = `${job.infraFailures} attempts failed, the last one: ${error}`
+      this.#failStep(step, failure(step, code, `${step.derivation.name} could not be run: ${tried}`))
+    }
+    if (job.waiters.size === 0) return
+    job.notBeforeMs = this.#moment.nowMs + (RETRY_MS[Math.min(job.infraFailures, RETRY_MS.length) - 1] ?? 0)
+    job.waitingSinceMs = this.#moment.nowMs
+    this.#enqueue(job)
+  }
+
+  // ---- time
+
+  #tick(): void {
+    const { nowMs } = this.#moment
+    for (const node of this.nodes.values()) {
+      for (const attempt of [...node.attempts]) this.#expire(node.record.name, attempt)
+    }
+    if (nowMs >= this.recoveringUntilMs)
+      for (const attempt of this.#orphans()) this.#expire(attempt.node.name, attempt)
+    for (const job of [...this.#abandoned]) {
+      if (nowMs < (job.abandonedAtMs ?? 0) + ABANDON_MS) continue
+      this.#abandoned.delete(job)
+      for (const attempt of job.attempts) if (isLive(attempt)) this.#endAttempt(attempt, 'cancelled', 'nobody needs it any more')
+    }
+    for (const job of [...this.#delayed]) {
+      if (job.notBeforeMs > nowMs) continue
+      this.#delayed.delete(job)
+      if (job.phase === 'waiting') this.#enqueue(job)
+    }
+    if (nowMs - this.#lastSweepMs < SWEEP_MS) return
+    this.#lastSweepMs = nowMs
+    for (const queue of [...this.queues.all])
+      for (const { job } of [...queue.items])
+        if (job.phase === 'waiting' && nowMs - job.waitingSinceMs >= WAIT_MS_MAX)
+          for (const step of [...job.waiters])
+            this.#failStep(step, failure(step, 'MESH0302', `${step.derivation.name} waited 24 hours for a node`))
+    this.#refreshWaiting()
+  }
+
+  #expire(nodeName: string, attempt: Attempt): void {
+    if (!isLive(attempt) || attempt.leaseUntilMs > this.#moment.nowMs) return
+    this.#endAttempt(attempt, 'lost', `${nodeName} was not heard of before its lease ended`)
+  }
+
+  /** Live attempts on nodes that have not come back since the restart. */
+  #orphans(): Attempt[] {
+    const orphans: Attempt[] = []
+    for (const jobs of this.state.openJobs.values())
+      for (const job of jobs)
+        for (const attempt of job.attempts) if (isLive(attempt) && !this.nodes.has(attempt.node.peerId)) orphans.push(attempt)
+    return orphans
+  }
+
+  /** Requests that asked not to wait are judged anew, and watchers see the new reasons. */
+  #refreshWaiting(): void {
+    if (this.#moment.nowMs < this.recoveringUntilMs) return
+    for (const queue of [...this.queues.all]) {
+      const hasNoWait = queue.items.some(({ job }) => [...job.waiters].some((step) => step.request.wire.noWait))
+      if (!hasNoWait) continue
+      for (const { job } of [...queue.items]) if (job.phase === 'waiting' && job.queue === queue.key) this.#enqueue(job)
+    }
+  }
+}
+
+const NO_BYTES: BytesMoved = { peer: 0, mirror: 0, local: 0 }
+
+function failure(step: Step, code: string, message: string): Failure {
+  return { job: step.id, name: step.derivation.name, code, message, node: null, logTail: '' }
+}
+
+function fingerprintFor(isFetch: boolean, environment: Parameters<typeof fingerprintOf>[0], tools: readonly string[]): Digest {
+  return (isFetch ? undefined : fingerprintOf(environment, tools)) ?? FETCH_FINGERPRINT
+}
+
+/** Limits are the largest of the waiters'. */
+export function limitsOf(job: Job): Limits {
+  const { timeoutMs, maxSilentMs, maxLogBytes } = DEFAULT_LIMITS
+  const limits = { timeoutMs: 0, maxSilentMs: 0, maxLogBytes: 0 }
+  for (const { derivation } of job.waiters) {
+    limits.timeoutMs = Math.max(limits.timeoutMs, derivation.run.timeoutMs)
+    limits.maxSilentMs = Math.max(limits.maxSilentMs, derivation.run.maxSilentMs)
+    limits.maxLogBytes = Math.max(limits.maxLogBytes, derivation.run.maxLogBytes)
+  }
+  return job.waiters.size === 0 ? { timeoutMs, maxSilentMs, maxLogBytes } : limits
+}
+
+function ownLimit(step: Step, name: 'timeout' | 'silent' | 'log'): number {
+  const { run } = step.derivation
+  return name === 'timeout' ? run.timeoutMs : name === 'silent' ? run.maxSilentMs : run.maxLogBytes
+}
+
+function nameOf(job: Job): string {
+  for (const step of job.waiters) return step.derivation.name
+  return ''
+}
+
+function urlsOf(job: Job): string[] {
+  const urls = new Set<string>()
+  for (const step of job.waiters) for (const url of step.derivation.fetch?.urls ?? []) urls.add(url)
+  return [...urls].slice(0, 16)
+}
+
+function bindingFor(request: Request, result: ActionResult): Userland | undefined {
+  return request.bindings.get(result.builder.system)
+}
+
+function bindingsAgree(a: Request, b: Request): boolean {
+  for (const [system, userland] of a.bindings) {
+    const other = b.bindings.get(system)
+    if (other !== undefined && !fitsBinding(userland, other)) return false
+  }
+  return true
+}
+
+/** Whether the step may wait at the job: the same look-up rule, and userlands that may be mixed. */
+function canJoin(step: Step, job: Job): boolean {
+  if (job.phase === 'closed' || job.waiters.size === 0) return false
+  if (step.rebuild && !job.rebuild && job.phase === 'lookup') return false
+  if (![...job.waiters].every((other) => bindingsAgree(other.request, step.request))) return false
+  return job.attempts.every(
+    (attempt) => !isLive(attempt) || fitsBinding(attempt.userland, step.request.bindings.get(attempt.system)),
+  )
+}
+
+/** The steps whose outputs are the lost inputs of `step`; empty when one of them is a source. */
+function producersOf(step: Step, lost: ReadonlySet<Digest>): Step[] {
+  const producers = new Set<Step>()
+  for (const inputs of [step.derivation.inputs, ...step.derivation.variants.map((variant) => variant.inputs)]) {
+    for (const input of Object.values(inputs)) {
+      if (input.kind === 'entry') {
+        if (input.entry.kind !== 'symlink' && lost.has(input.entry.digest)) return []
+        continue
+      }
+      const producer = step.request.steps.get(input.derivation)
+      const output = producer?.outputs?.[input.output]
+      if (producer !== undefined && output !== undefined && output.kind !== 'symlink' && lost.has(output.digest)) producers.add(producer)
+    }
+  }
+  return [...producers]
+}
+
+function sameOutputs(a: Readonly<Record<string, Parameters<typeof sameEntry>[0]>>, b: typeof a): boolean {
+  const names = Object.keys(a)
+  return (
+    names.length === Object.keys(b).length &&
+    names.every((name) => {
+      const left = a[name]
+      const right = b[name]
+      return left !== undefined && right !== undefined && sameEntry(left, right)
+    })
+  )
+}
+

@@ -1,0 +1,343 @@
+/**
+ * The durable state of an owner and the one function that changes it: `evolve(fact)`.
+ *
+ * Replaying a journal and running live go through the same code, so what was durable before a crash is
+ * what is there after it. Nothing here decides; facts about what is no longer known are ignored.
+ */
+import assert from 'node:assert/strict'
+import { derivedId } from '../base/random.ts'
+import { dependenciesOf, resolveDerivation } from '../wire/derivation.ts'
+import type { Fact, RequestWire } from '../wire/facts.ts'
+import { isLive, type Attempt, type Job, type Request, type Step } from './model.ts'
+
+/** The id that people use for a derivation of a request. */
+export function stepId(request: string, derivation: string): string {
+  return derivedId('j', `${request}/${derivation}`)
+}
+
+/** Notices kept per request; later ones are dropped. */
+const NOTICES_MAX = 50
+
+export class State {
+  epoch = 0
+  readonly requests = new Map<string, Request>()
+  readonly steps = new Map<string, Step>()
+  readonly jobs = new Map<string, Job>()
+  readonly attempts = new Map<string, Attempt>()
+  /** Jobs that are not closed, by key. Several only where requests are bound to different userlands. */
+  readonly openJobs = new Map<string, Set<Job>>()
+  /** Facts applied so far. */
+  factSeq = 0
+  #requestSeq = 0
+
+  evolve(fact: Fact): void {
+    this.factSeq += 1
+    switch (fact.type) {
+      case 'epoch':
+        this.epoch = fact.epoch
+        return
+      case 'accepted':
+        this.#accept(fact.request)
+        return
+      case 'joined':
+        this.#join(fact)
+        return
+      case 'granted':
+        this.#grant(fact)
+        return
+      case 'adopted':
+      case 'ended':
+        this.#changeAttempt(fact)
+        return
+      case 'evicted':
+        this.#evict(fact.request)
+        return
+      case 'detachable':
+      case 'bound':
+      case 'noticed':
+      case 'closed':
+        this.#changeRequest(fact)
+        return
+      case 'pinned':
+      case 'failed':
+      case 'rewound':
+      case 'reopened':
+        this.#changeStep(fact)
+        return
+    }
+  }
+
+  #accept(wire: RequestWire): void {
+    if (this.requests.has(wire.id)) return
+    const request = makeRequest(wire, (this.#requestSeq += 1))
+    this.requests.set(wire.id, request)
+    for (const step of request.steps.values()) this.steps.set(step.id, step)
+  }
+
+  #changeRequest(fact: Extract<Fact, { type: 'detachable' | 'bound' | 'noticed' | 'closed' }>): void {
+    const request = this.requests.get(fact.request)
+    if (request === undefined) return
+    switch (fact.type) {
+      case 'detachable':
+        request.detachable = true
+        return
+      case 'bound':
+        request.bindings.set(fact.system, fact.userland)
+        return
+      case 'noticed':
+        if (request.notices.length < NOTICES_MAX) request.notices.push(fact.text)
+        return
+      case 'closed':
+        request.state = fact.state
+        request.endedAtWall = fact.atWall
+        request.rootBytes = fact.rootBytes
+        for (const step of request.steps.values())
+          if (step.phase === 'blocked' || step.phase === 'open') this.#settle(step, 'cancelled')
+        return
+    }
+  }
+
+  #join(fact: Extract<Fact, { type: 'joined' }>): void {
+    const step = this.requests.get(fact.request)?.steps.get(fact.derivation)
+    if (step === undefined) return
+    let job = this.jobs.get(fact.job)
+    if (job === undefined) {
+      const resolved = resolveDerivation(
+        step.derivation,
+        (name, output) => step.request.steps.get(name)?.outputs?.[output],
+      )
+      assert(resolved !== undefined, 'a step joins a job only when it is resolved')
+      job = {
+        id: fact.job,
+        key: fact.key,
+        resolved,
+        rebuild: step.rebuild,
+        waiters: new Set(),
+        shownBy: new Set(),
+        attempts: [],
+        phase: 'lookup',
+        infraFailures: 0,
+        avoid: new Set(),
+        notBeforeMs: 0,
+        abandonedAtMs: undefined,
+        waitingSinceMs: 0,
+        queue: undefined,
+      }
+      this.jobs.set(job.id, job)
+      const open = this.openJobs.get(job.key)
+      if (open === undefined) this.openJobs.set(job.key, new Set([job]))
+      else open.add(job)
+    }
+    job.waiters.add(step)
+    job.shownBy.add(step)
+    if (step.job !== undefined && step.job !== job) step.earlier.push(step.job)
+    step.job = job
+    step.key = fact.key
+    step.phase = 'open'
+  }
+
+  #grant(fact: Extract<Fact, { type: 'granted' }>): void {
+    const job = this.jobs.get(fact.job)
+    if (job === undefined) return
+    const attempt: Attempt = {
+      id: fact.attempt,
+      job,
+      n: job.attempts.length + 1,
+      node: fact.node,
+      system: fact.system,
+      isolation: fact.isolation,
+      label: fact.label,
+      action: fact.action,
+      userland: fact.userland,
+      cpus: fact.cpus,
+      memoryBytes: fact.memoryBytes,
+      diskBytes: fact.diskBytes,
+      startedAtWall: fact.atWall,
+      state: 'leased',
+      phases: {},
+      usage: null,
+      bytes: { peer: 0, mirror: 0, local: 0 },
+      error: null,
+      log: null,
+      endedAtWall: undefined,
+      factSeq: this.factSeq,
+      leaseUntilMs: Number.POSITIVE_INFINITY,
+      confirmed: false,
+      sentSeq: 0,
+    }
+    job.attempts.push(attempt)
+    job.phase = 'leased'
+    this.attempts.set(attempt.id, attempt)
+  }
+
+  #changeAttempt(fact: Extract<Fact, { type: 'adopted' | 'ended' }>): void {
+    const attempt = this.attempts.get(fact.attempt)
+    if (attempt === undefined) return
+    attempt.factSeq = this.factSeq
+    if (fact.type === 'adopted') {
+      attempt.state = 'building'
+      attempt.error = null
+      attempt.endedAtWall = undefined
+      if (attempt.job.phase !== 'closed') attempt.job.phase = 'leased'
+      return
+    }
+    attempt.state = fact.state
+    attempt.error = fact.error
+    attempt.usage = fact.usage
+    attempt.phases = fact.phases
+    attempt.bytes = fact.bytes
+    attempt.log = fact.log
+    attempt.endedAtWall = fact.atWall
+    const job = attempt.job
+    for (const waiter of job.waiters)
+      for (const source of ['peer', 'mirror', 'local'] as const) waiter.request.bytes[source] += fact.bytes[source]
+    if (fact.state === 'lost') {
+      job.infraFailures += 1
+      job.avoid.add(attempt.node.peerId)
+    }
+    if (job.phase !== 'leased' || job.attempts.some(isLive)) return
+    job.phase = 'waiting'
+    if (job.waiters.size === 0) this.#close(job)
+  }
+
+  #changeStep(fact: Extract<Fact, { type: 'pinned' | 'failed' | 'rewound' | 'reopened' }>): void {
+    const step = this.requests.get(fact.request)?.steps.get(fact.derivation)
+    if (step === undefined) return
+    switch (fact.type) {
+      case 'pinned':
+        step.outputs = fact.outputs
+        step.action = fact.action
+        step.cached = fact.cached
+        step.log = fact.log ?? undefined
+        step.exitCode = fact.exitCode
+        step.rebuild = false
+        this.#settle(step, 'done')
+        return
+      case 'failed':
+        step.failure = fact.failure
+        this.#settle(step, 'failed')
+        this.#skipDependents(step)
+        return
+      case 'rewound':
+        step.rewinds += 1
+        step.rebuild = true
+        this.#settle(step, 'blocked')
+        step.request.state = 'active'
+        return
+      case 'reopened':
+        this.#settle(step, 'blocked')
+        return
+    }
+  }
+
+  /** The step leaves the queue of its job; the job closes when nobody waits there and nothing runs. */
+  #settle(step: Step, phase: Step['phase']): void {
+    step.phase = phase
+    const job = step.job
+    if (job === undefined) return
+    job.waiters.delete(step)
+    if (job.waiters.size === 0 && !job.attempts.some(isLive)) this.#close(job)
+  }
+
+  #skipDependents(step: Step): void {
+    for (const dependent of step.dependents) {
+      if (dependent.phase !== 'blocked') continue
+      dependent.phase = 'skipped'
+      this.#skipDependents(dependent)
+    }
+  }
+
+  /** No waiter is left and nothing of it runs. Derived from facts, so it has none of its own. */
+  #close(job: Job): void {
+    job.phase = 'closed'
+    const open = this.openJobs.get(job.key)
+    open?.delete(job)
+    if (open?.size === 0) this.openJobs.delete(job.key)
+  }
+
+  #evict(id: string): void {
+    const request = this.requests.get(id)
+    if (request === undefined) return
+    this.requests.delete(id)
+    for (const step of request.steps.values()) {
+      this.steps.delete(step.id)
+      for (const job of step.job === undefined ? step.earlier : [...step.earlier, step.job]) {
+        job.waiters.delete(step)
+        // A job that another request's step still shows stays until that one goes.
+        job.shownBy.delete(step)
+        if (job.phase !== 'closed' || job.shownBy.size > 0) continue
+        this.jobs.delete(job.id)
+        for (const attempt of job.attempts) this.attempts.delete(attempt.id)
+      }
+    }
+  }
+}
+
+/** Dependencies before dependents. The graph has no circle: it was checked before it was accepted. */
+export function topological(steps: readonly Step[]): Step[] {
+  const ordered: Step[] = []
+  const missing = new Map(steps.map((step) => [step, step.dependencies.length]))
+  const ready = steps.filter((step) => step.dependencies.length === 0)
+  for (let step = ready.pop(); step !== undefined; step = ready.pop()) {
+    ordered.push(step)
+    for (const dependent of step.dependents) {
+      const left = (missing.get(dependent) ?? 0) - 1
+      missing.set(dependent, left)
+      if (left === 0) ready.push(dependent)
+    }
+  }
+  assert(ordered.length === steps.length, 'the graph has a circle')
+  return ordered
+}
+
+/** A request whose steps are linked and have their heights. Its graph was checked before. */
+export function makeRequest(wire: RequestWire, seq: number): Request {
+  const steps = new Map<string, Step>()
+  const request: Request = {
+    wire,
+    seq,
+    steps,
+    state: 'active',
+    detachable: false,
+    bindings: new Map(),
+    bytes: { peer: 0, mirror: 0, local: 0 },
+    rootBytes: 0,
+    rootBytesBefore: 0,
+    endedAtWall: undefined,
+    notices: [],
+  }
+  for (const [index, derivation] of wire.graph.derivations.entries()) {
+    steps.set(derivation.name, {
+      id: stepId(wire.id, derivation.name),
+      request,
+      derivation,
+      index,
+      dependents: [],
+      dependencies: [],
+      height: 0,
+      phase: 'blocked',
+      job: undefined,
+      earlier: [],
+      key: undefined,
+      outputs: undefined,
+      action: undefined,
+      log: undefined,
+      exitCode: 0,
+      cached: false,
+      rewinds: 0,
+      rebuild: false,
+      failure: undefined,
+    })
+  }
+  for (const step of steps.values()) {
+    for (const name of dependenciesOf(step.derivation)) {
+      const dependency = steps.get(name)
+      assert(dependency !== undefined, 'graphs are checked before they are accepted')
+      step.dependencies.push(dependency)
+      dependency.dependents.push(step)
+    }
+  }
+  for (const step of topological([...steps.values()]).toReversed())
+    step.height = 1 + step.dependents.reduce((height, dependent) => Math.max(height, dependent.height), 0)
+  return request
+}

@@ -1,0 +1,256 @@
+/** What people see of the state: jobs, requests, nodes and reasons, in the form of the API. Pure. */
+import { ERRORS, EXIT, isErrorCode } from '../base/errors.ts'
+import type { AttemptView, DryRun, JobState, JobView, NodeState, NodeView, RequestView, Why } from '../wire/api.ts'
+import { jobKey, resolveDerivation } from '../wire/derivation.ts'
+import type { Digest } from '../wire/digest.ts'
+import type { RequestWire } from '../wire/facts.ts'
+import type { Entry } from '../wire/tree.ts'
+import { explain, reasonOf } from './explain.ts'
+import { mayEverStart, requirementOf } from './match.ts'
+import { isLive, type Attempt, type NodeEntry, type Request, type Step } from './model.ts'
+import type { Moment, Scheduler } from './scheduler.ts'
+import { makeRequest, topological } from './state.ts'
+
+const iso = (wallMs: number): string => new Date(wallMs).toISOString()
+
+function attemptView(attempt: Attempt): AttemptView {
+  const [arch = '', platform = ''] = attempt.system.split('-')
+  return {
+    id: attempt.id,
+    n: attempt.n,
+    node: attempt.node.name,
+    host: attempt.node.name,
+    arch,
+    platform,
+    environment: `${attempt.isolation} ${attempt.label}`,
+    action: attempt.action,
+    state: attempt.state,
+    startedAt: iso(attempt.startedAtWall),
+    endedAt: attempt.endedAtWall === undefined ? null : iso(attempt.endedAtWall),
+    phases: attempt.phases,
+    usage: attempt.usage,
+    error: attempt.error,
+  }
+}
+
+function jobState(step: Step): JobState {
+  switch (step.phase) {
+    case 'done':
+    case 'failed':
+    case 'cancelled':
+      return step.phase
+    case 'skipped':
+      return 'cancelled'
+    case 'blocked':
+      return 'waiting'
+    case 'open': {
+      const live = step.job?.attempts.find(isLive)
+      if (live === undefined) return 'waiting'
+      return live.state === 'leased' ? 'leased' : 'running'
+    }
+  }
+}
+
+/** All attempts that were made for the step, oldest first. */
+export function attemptsOf(step: Step): Attempt[] {
+  const jobs = step.job === undefined ? step.earlier : [...step.earlier, step.job]
+  return jobs.flatMap((job) => job.attempts)
+}
+
+export function jobView(scheduler: Scheduler, step: Step, moment: Moment): JobView {
+  const why = reasonOf(scheduler, step, moment.nowMs)
+  return {
+    id: step.id,
+    request: step.request.wire.id,
+    name: step.derivation.name,
+    key: step.key ?? null,
+    state: jobState(step),
+    cached: step.cached,
+    ...(why === undefined ? {} : { why }),
+    attempts: attemptsOf(step).map((attempt, at) => Object.assign(attemptView(attempt), { n: at + 1 })),
+    rewinds: step.rewinds,
+  }
+}
+
+/** `ownerName` is this node; the times are by its clock. */
+export function requestView(request: Request, ownerName: string, moment: Moment): RequestView {
+  const counts = { total: request.steps.size, built: 0, cached: 0, failed: 0, cancelled: 0, running: 0, waiting: 0 }
+  let serialMs = 0
+  let ranLocally = 0
+  const failures = []
+  const outputs: Record<string, Record<string, Entry>> = {}
+  for (const step of request.steps.values()) {
+    switch (jobState(step)) {
+      case 'done': {
+        counts[step.cached ? 'cached' : 'built'] += 1
+        const attempt = step.job?.attempts.findLast((candidate) => candidate.state === 'done')
+        if (step.cached || attempt === undefined) break
+        serialMs += attempt.usage?.wallMs ?? 0
+        if (attempt.node.peerId === request.wire.entry.peerId) ranLocally += 1
+        break
+      }
+      case 'failed':
+        counts.failed += 1
+        break
+      case 'cancelled':
+        counts.cancelled += 1
+        break
+      case 'leased':
+      case 'running':
+        counts.running += 1
+        break
+      case 'waiting':
+        counts.waiting += 1
+        break
+    }
+    if (step.failure !== undefined) failures.push(step.failure)
+  }
+  for (const name of request.wire.graph.wanted) {
+    const step = request.steps.get(name)
+    if (step?.phase === 'done' && step.outputs !== undefined) outputs[name] = step.outputs
+  }
+  const isActive = request.state === 'active'
+  const rootBytes = isActive ? Math.max(0, moment.ownBlobBytes - request.rootBytesBefore) : request.rootBytes
+  return {
+    id: request.wire.id,
+    name: request.wire.graph.name,
+    user: request.wire.user,
+    state: isActive ? (counts.running + counts.built > 0 ? 'running' : 'waiting') : request.state === 'active' ? 'running' : request.state,
+    accepted: 'owned',
+    owner: ownerName,
+    detachable: request.detachable,
+    submittedAt: iso(request.wire.submittedAtWall),
+    endedAt: request.endedAtWall === undefined || isActive ? null : iso(request.endedAtWall),
+    counts,
+    outputs,
+    bytes: { ...request.bytes, root: rootBytes },
+    wallMs: Math.max(0, (isActive ? moment.wallMs : (request.endedAtWall ?? moment.wallMs)) - request.wire.submittedAtWall),
+    serialMs,
+    ranLocally,
+    failures,
+    exit: exitOf(request),
+    notices: [...request.notices],
+  }
+}
+
+/** The exit code of a finished request: of the failure that says most about the user's own code. */
+function exitOf(request: Request): number {
+  if (request.state === 'cancelled') return EXIT.cancelled
+  if (request.state !== 'failed') return EXIT.ok
+  const exits: number[] = []
+  for (const step of request.steps.values()) {
+    const code = step.failure?.code
+    if (code !== undefined) exits.push(isErrorCode(code) ? ERRORS[code].exit : EXIT.temporary)
+  }
+  return Math.min(...exits, 255)
+}
+
+export function nodeView(node: NodeEntry, parentName: string): NodeView {
+  return {
+    name: node.record.name,
+    peerId: node.peerId,
+    state: node.state,
+    roles: [...node.record.roles],
+    parent: parentName,
+    environments: [...node.environments],
+    capacity: node.capacity,
+    allocated: { ...node.allocated },
+    versions: { mesh: node.version.mesh, protocols: [...node.version.protocols] },
+    http: node.record.http,
+    lastSeenAt: iso(node.lastSeenWall),
+    note: node.note,
+  }
+}
+
+export function whyView(scheduler: Scheduler, step: Step, moment: Moment, onlyNode: string | undefined): Why {
+  const { reason, summary, waitedMs, nodes, fixes } = explain(scheduler, step, moment.nowMs)
+  const shown = onlyNode === undefined ? nodes : nodes.filter(({ node }) => node.record.name === onlyNode)
+  return {
+    v: 1,
+    job: step.id,
+    name: step.derivation.name,
+    request: step.request.wire.id,
+    state: jobState(step),
+    class: reason?.class ?? null,
+    summary,
+    waitedMs: Math.round(waitedMs),
+    nodes: shown.map(({ node, verdicts }) => ({ node: node.record.name, state: node.state, verdicts: [...verdicts] })),
+    etaMs: null,
+    fixes: [...fixes],
+    asOf: iso(moment.wallMs),
+    unknown: [],
+  }
+}
+
+/** Busy processors, and jobs by state. */
+export function totals(scheduler: Scheduler): {
+  nodes: Record<NodeState, number>
+  cpus: { total: number; busy: number }
+  jobs: { waiting: number; running: number }
+  activeRequests: number
+} {
+  const nodes = { ready: 0, draining: 0, lost: 0, sleeping: 0, waking: 0, broken: 0 }
+  const cpus = { total: 0, busy: 0 }
+  for (const node of scheduler.nodes.values()) {
+    nodes[node.state] += 1
+    if (!node.connected) continue
+    cpus.total += node.capacity.cpus
+    cpus.busy += node.allocated.cpus
+  }
+  const jobs = { waiting: 0, running: 0 }
+  for (const open of scheduler.state.openJobs.values())
+    for (const job of open) jobs[job.attempts.some(isLive) ? 'running' : 'waiting'] += 1
+  let activeRequests = 0
+  for (const request of scheduler.state.requests.values()) if (request.state === 'active') activeRequests += 1
+  return { nodes, cpus, jobs, activeRequests }
+}
+
+/** Result of a key's look-up in the cache: its outputs, or undefined. */
+export type CachePeek = (key: Digest) => Promise<Readonly<Record<string, Entry>> | undefined>
+
+/** What a submit of the graph would do now. Accepts nothing. */
+export async function dryRun(scheduler: Scheduler, wire: RequestWire, peek: CachePeek): Promise<DryRun> {
+  const request = makeRequest(wire, 0)
+  const known = new Map<string, Readonly<Record<string, Entry>>>()
+  const derivations: DryRun['derivations'] = []
+  const steps = topological([...request.steps.values()])
+  for (const step of steps) {
+    const resolved = resolveDerivation(step.derivation, (name, output) => known.get(name)?.[output])
+    const outputs = resolved === undefined ? undefined : await peek(jobKey(resolved))
+    if (outputs !== undefined) known.set(step.derivation.name, outputs)
+    const requirement = requirementOf([step])
+    let inputBytes = 0
+    for (const entry of Object.values(resolved?.inputs ?? {})) if (entry.kind !== 'symlink') inputBytes += entry.size
+    derivations.push({
+      name: step.derivation.name,
+      state: outputs !== undefined ? 'cached' : resolved === undefined ? 'unknown' : 'build',
+      nodes: [...scheduler.nodes.values()].filter((node) => mayEverStart(requirement, node)).map((node) => node.record.name),
+      inputBytes,
+      run: step.derivation.run,
+    })
+  }
+  return { derivations, criticalPath: criticalPath(steps, known) }
+}
+
+/** Names on the longest chain of derivations that are not cached, first to last. */
+function criticalPath(ordered: readonly Step[], cached: ReadonlyMap<string, unknown>): string[] {
+  const best = new Map<Step, { length: number; before: Step | undefined }>()
+  let last: Step | undefined
+  for (const step of ordered) {
+    let length = cached.has(step.derivation.name) ? 0 : 1
+    let before: Step | undefined
+    for (const dependency of step.dependencies) {
+      const other = best.get(dependency)
+      if (other === undefined || other.length === 0) continue
+      if (other.length + (cached.has(step.derivation.name) ? 0 : 1) > length) {
+        length = other.length + (cached.has(step.derivation.name) ? 0 : 1)
+        before = dependency
+      }
+    }
+    best.set(step, { length, before })
+    if (length > 0 && (last === undefined || length > (best.get(last)?.length ?? 0))) last = step
+  }
+  const names: string[] = []
+  for (let step = last; step !== undefined; step = best.get(step)?.before) names.unshift(step.derivation.name)
+  return names
+}

@@ -1,0 +1,224 @@
+/**
+ * `/mesh/work/1`: one long-lived framed stream between a node and its parent.
+ *
+ * The child says what is (`sync`), the parent answers what should be (`desired`); both are idempotent and
+ * may be repeated. What needs an answer is a `call`; its answers carry the same id, the last one `done`.
+ */
+import { z } from 'zod'
+import { Role } from './api.ts'
+import { BlobRefWire, DigestBytes, Size } from './digest.ts'
+import { RunLimits } from './derivation.ts'
+import { EnvironmentWire, Isolation, UserlandWire } from './environment.ts'
+import { BytesMoved, Phases, RequestWire } from './facts.ts'
+import { AttemptId, JobId, NodeName, PeerId, text, ToolName } from './names.ts'
+import { SignedResult, Usage } from './result.ts'
+import { EntryWire } from './tree.ts'
+
+export const WORK_PROTOCOL = '/mesh/work/1'
+export const CAS_PROTOCOL = '/mesh/cas/1'
+export const LOG_PROTOCOL = '/mesh/log/1'
+/** The range of versions of the messages below that this program speaks. */
+export const WORK_VERSION = { min: 1, max: 1 } as const
+
+/** A lease runs this long after the last exchange; both sides count on their own monotonic clock. */
+export const LEASE_MS = 20_000
+/** What the granter waits beyond LEASE_MS before it ends exclusivity. */
+export const LEASE_SLACK_MS = 5_000
+/** How often each side says something when nothing changes. */
+export const HEARTBEAT_MS = 4_000
+export const ACTION_INLINE_BYTES_MAX = 1024 * 1024
+export const RUNNING_MAX = 4096
+export const TOOLS_WANTED_MAX = 256
+/** The largest JSON body that travels inside one message. */
+export const API_BODY_BYTES_MAX = 12 * 1024 * 1024
+
+const count = z.int().min(0)
+
+/** Where a peer's blobs can be had. */
+export const PeerRecord = z.object({
+  peerId: PeerId,
+  name: NodeName,
+  roles: z.array(Role).max(8),
+  /** libp2p addresses without the peer id; empty when nobody can dial it. */
+  addresses: z.array(text(256)).max(16),
+  /** Base URL of its HTTP side. */
+  http: text(256).nullable(),
+})
+export type PeerRecord = z.infer<typeof PeerRecord>
+
+export const Resources = z.object({ cpus: count, memoryBytes: count, diskBytes: count })
+export type Resources = z.infer<typeof Resources>
+
+export const Limits = RunLimits.omit({ retries: true })
+export type Limits = z.infer<typeof Limits>
+
+/** The right to run an action until a deadline. */
+export const Lease = z.object({
+  attempt: AttemptId,
+  job: JobId,
+  /** Name of the derivation, for people. */
+  name: text(128),
+  /** Canonical action bytes. */
+  action: z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength <= ACTION_INLINE_BYTES_MAX),
+  jobKey: DigestBytes,
+  userland: UserlandWire.nullable(),
+  isolation: Isolation,
+  epoch: count,
+  cpus: count,
+  memoryBytes: count,
+  diskBytes: count,
+  limits: Limits,
+  /** Where the inputs are likely to be: digest of an input entry → indexes into `peers`. */
+  hints: z.array(z.tuple([DigestBytes, z.array(count).max(8)])).max(10_000),
+  peers: z.array(PeerRecord).max(256),
+  /** Only for `builtin:fetch`. */
+  urls: z.array(text(4096)).max(16),
+})
+export type Lease = z.infer<typeof Lease>
+
+/** How an attempt ended at its worker. */
+export const AttemptOutcome = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('built'), result: SignedResult }),
+  /** The build itself failed: never retried. */
+  z.object({
+    kind: z.literal('failed'),
+    code: z.enum(['MESH0401', 'MESH0402', 'MESH0403', 'MESH0404', 'MESH0406', 'MESH0407', 'MESH0408']),
+    message: text(4096),
+    exitCode: z.int().min(0).max(255),
+    /** Set for MESH0402: the limit and the value at which it was enforced. */
+    limit: z.object({ name: z.enum(['timeout', 'silent', 'log']), value: count }).optional(),
+    log: BlobRefWire.nullable(),
+    logTail: text(16 * 1024),
+  }),
+  /** An input could not be had: the digests of the input entries. */
+  z.object({ kind: z.literal('missing'), inputs: z.array(DigestBytes).max(10_000), message: text(4096) }),
+  /** Something other than the build failed: retried elsewhere. */
+  z.object({ kind: z.literal('infrastructure'), code: z.enum(['MESH0503', 'MESH0504', 'MESH0505']), message: text(4096) }),
+  z.object({ kind: z.literal('cancelled') }),
+])
+export type AttemptOutcome = z.infer<typeof AttemptOutcome>
+
+export const FinishedAttempt = z.object({
+  attempt: AttemptId,
+  outcome: AttemptOutcome,
+  usage: Usage.nullable(),
+  phases: Phases,
+  bytes: BytesMoved,
+})
+export type FinishedAttempt = z.infer<typeof FinishedAttempt>
+
+export const RunningAttempt = z.object({
+  attempt: AttemptId,
+  phase: z.enum(['leased', 'fetching', 'building', 'uploading']),
+  phases: Phases,
+})
+export type RunningAttempt = z.infer<typeof RunningAttempt>
+
+/** First message of both sides. */
+const Hello = z.object({
+  type: z.literal('hello'),
+  versions: z.object({ min: count, max: count }),
+  features: z.array(text(64)).max(64),
+  /** Version of the program, for people. */
+  mesh: text(64),
+  protocols: z.array(text(64)).max(32),
+  record: PeerRecord,
+  /** Random at each start of the process: a changed one means that its running attempts are gone. */
+  boot: text(64),
+  /** Of the granting side; 0 from a node that grants nothing. */
+  epoch: count,
+})
+
+/** Child to parent: the whole state. `results` of finished attempts are sent once per connection. */
+const Sync = z.object({
+  type: z.literal('sync'),
+  seq: count,
+  /** `seq` of the last `desired` that was taken in; 0 for none on this connection. */
+  ackSeq: count,
+  state: z.enum(['ready', 'draining']),
+  note: text(1024),
+  environments: z.array(EnvironmentWire).max(64),
+  capacity: Resources,
+  running: z.array(RunningAttempt).max(RUNNING_MAX),
+  finished: z.array(FinishedAttempt).max(RUNNING_MAX),
+})
+export type SyncMessage = z.infer<typeof Sync>
+
+/** Parent to child: what should be. */
+const Desired = z.object({
+  type: z.literal('desired'),
+  seq: count,
+  /** `seq` of the last sync that was taken in; 0 for none. */
+  ackSeq: count,
+  epoch: count,
+  grants: z.array(Lease).max(RUNNING_MAX),
+  limits: z.array(z.object({ attempt: AttemptId, limits: Limits })).max(RUNNING_MAX),
+  cancel: z.array(AttemptId).max(RUNNING_MAX),
+  /** Finished attempts whose outcome is durable here. */
+  ack: z.array(AttemptId).max(RUNNING_MAX),
+  /** Programs whose contents the child should hash. */
+  tools: z.array(ToolName).max(TOOLS_WANTED_MAX),
+})
+export type DesiredMessage = z.infer<typeof Desired>
+
+/** Calls that a node makes to its parent (up) or to a child (down). */
+export const Call = z.discriminatedUnion('method', [
+  /** Up: take this request over. Answer: Owner. */
+  z.object({ method: z.literal('submit'), request: RequestWire }),
+  /** Up: an API request of a user of `node`, answered by the owner: ApiAnswer. */
+  z.object({
+    method: z.literal('api'),
+    verb: z.enum(['GET', 'POST']),
+    path: text(4096),
+    body: z.string().max(API_BODY_BYTES_MAX),
+    user: text(256),
+    hops: z.int().min(0).max(16),
+  }),
+  /** Up: the events of a request, as a stream of ApiAnswer. */
+  z.object({ method: z.literal('events'), request: text(64), hops: z.int().min(0).max(16) }),
+  /** Up: who has these? `failed` are peers that could not be used. Answer: Located. */
+  z.object({
+    method: z.literal('locate'),
+    refs: z.array(BlobRefWire).max(1024),
+    entries: z.array(EntryWire).max(1024),
+    failed: z.array(PeerId).max(64),
+  }),
+  /** Down: fetch these from the peers. Answer: Done. */
+  z.object({ method: z.literal('pull'), entries: z.array(EntryWire).max(10_000), from: z.array(PeerRecord).max(16) }),
+  /** Down: offer these to a store node. Answer: Done. */
+  z.object({ method: z.literal('push'), entries: z.array(EntryWire).max(10_000), to: PeerRecord }),
+])
+export type Call = z.infer<typeof Call>
+
+export const Owner = z.object({ name: NodeName, peerId: PeerId })
+export type Owner = z.infer<typeof Owner>
+export const ApiAnswer = z.object({ status: z.int(), body: z.string().max(API_BODY_BYTES_MAX) })
+export type ApiAnswer = z.infer<typeof ApiAnswer>
+export const Located = z.object({
+  peers: z.array(PeerRecord).max(256),
+  /** For each asked digest the indexes of the peers that should have it. */
+  providers: z.array(z.tuple([DigestBytes, z.array(count).max(8)])).max(2048),
+})
+export type Located = z.infer<typeof Located>
+export const Done = z.object({ ok: z.boolean(), bytes: Size, message: text(4096) })
+export type Done = z.infer<typeof Done>
+
+export const WorkMessage = z.discriminatedUnion('type', [
+  Hello,
+  Sync,
+  Desired,
+  z.object({ type: z.literal('call'), id: count, call: Call }),
+  z.object({
+    type: z.literal('answer'),
+    id: count,
+    /** dag-cbor of the answer's schema; null in the last message of a stream. */
+    body: z.instanceof(Uint8Array).nullable(),
+    error: z.object({ code: text(16), message: text(16 * 1024), hints: z.array(text(1024)).max(16) }).optional(),
+    done: z.boolean(),
+  }),
+  /** The asker no longer wants the answers of `id`. */
+  z.object({ type: z.literal('abort'), id: count }),
+])
+export type WorkMessage = z.infer<typeof WorkMessage>
+export type HelloMessage = z.infer<typeof Hello>
+
