@@ -17,7 +17,7 @@ export interface Requirement {
   readonly cpusMax: number
   readonly memoryBytes: number
   readonly diskBytes: number
-  /** By system: the userland that the requests are bound to. */
+  /** By system: the part of the userland that the requests are bound to which the job depends on. */
   readonly bindings: ReadonlyMap<string, Userland>
   /** Equal for equal requirements. */
   readonly key: string
@@ -59,7 +59,10 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     memoryBytes = Math.max(memoryBytes, needs.memoryBytes)
     diskBytes = Math.max(diskBytes, needs.diskBytes)
     for (const feature of needs.features) features.add(feature)
-    for (const [system, userland] of step.request.bindings) bindings.set(system, userland)
+    const tools = toolsOf(step.derivation)
+    if (step.derivation.builder !== BUILTIN_FETCH)
+      for (const [system, { base, tools: bound }] of step.request.bindings)
+        bindings.set(system, partOf({ base, tools: { ...bindings.get(system)?.tools, ...bound } }, tools))
   }
   if (first === undefined) throw new Error('a job that is matched has a waiter')
   const { derivation } = first
@@ -76,6 +79,25 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     diskBytes,
   }
   return { ...parts, bindings, key: JSON.stringify([parts, [...bindings].toSorted()]) }
+}
+
+/** What of `userland` a job with `tools` (sorted) depends on. */
+function partOf(userland: Userland, tools: readonly string[]): Userland {
+  const part: Userland['tools'] = {}
+  for (const tool of tools) {
+    const digest = userland.tools[tool]
+    if (digest !== undefined) part[tool] = digest
+  }
+  return { base: userland.base, tools: part }
+}
+
+/** Whether two steps of one key may share a run: what their requests are bound to is the same for it. */
+export function mayShareRun(a: Step, b: Step): boolean {
+  if (a.derivation.builder === BUILTIN_FETCH) return true
+  const tools = toolsOf(a.derivation)
+  for (const [system, userland] of a.request.bindings)
+    if (!fitsBinding(partOf(userland, tools), b.request.bindings.get(system))) return false
+  return true
 }
 
 /** The environment of the node that the job would run in: the strongest that serves it. */
@@ -114,14 +136,13 @@ export function verdictsOf(requirement: Requirement, node: NodeEntry, job?: Job)
     verdicts.push({ requirement: requirementText, want, have, ok, permanent })
   }
   const systems = [...new Set(node.environments.map((environment) => environment.system))]
-  if (!requirement.hosts.includes('any')) {
-    const ok = node.environments.some((environment) => servesSystem(requirement, environment))
-    check('system', requirement.hosts.join(' or '), systems.join(', ') || 'none', ok, true)
-  }
+  const serving = node.environments.filter((environment) => servesSystem(requirement, environment))
+  check('system', requirement.hosts.join(' or '), systems.join(', ') || 'none', serving.length > 0, true)
   const environment = environmentFor(requirement, node)
   if (requirement.sealed) {
-    const strongest = node.environments.some((candidate) => candidate.isolation === 'namespace') ? 'namespace' : 'process'
-    check('isolation', 'namespace', node.environments.length === 0 ? 'none' : strongest, environment !== undefined || strongest === 'namespace', true)
+    const isolations = new Set((serving.length > 0 ? serving : node.environments).map(({ isolation }) => isolation))
+    const strongest = isolations.has('namespace') ? 'namespace' : isolations.has('process') ? 'process' : 'none'
+    check('isolation', 'namespace', strongest, strongest === 'namespace', true)
   }
   for (const feature of requirement.features) {
     const ok = environment?.features.includes(feature) ?? false
@@ -135,7 +156,9 @@ export function verdictsOf(requirement: Requirement, node: NodeEntry, job?: Job)
   if (requirement.diskBytes > 0)
     checkAmount(check, 'disk', requirement.diskBytes, node.capacity.diskBytes, free.diskBytes, formatBytes)
   if (job !== undefined && job.avoid.has(node.peerId)) check('not failed here', 'yes', 'it failed here before', false, false)
-  check('state', 'ready', node.state, node.state === 'ready', false)
+  // What a node that has just come back had before holds until its first message, but is not built on.
+  const isTold = !node.connected || node.ackSeq > 0
+  check('state', 'ready', isTold ? node.state : 'just connected', isTold && node.state === 'ready', false)
   return verdicts
 }
 

@@ -53,6 +53,9 @@ export interface Request {
   readonly seq: number
   readonly steps: ReadonlyMap<string, Step>
   state: 'active' | 'done' | 'failed' | 'cancelled'
+  /** Steps that are blocked or open. */
+  unsettledCount: number
+  failedCount: number
   detachable: boolean
   /** By system: the one userland that its objects are built with. */
   readonly bindings: Map<string, Userland>
@@ -151,7 +154,10 @@ export interface NodeEntry {
   disconnectedAtMs: number
   lastSyncMs: number
   lastSeenWall: number
+  /** `seq` of its last message on this connection; 0 before the first. */
   ackSeq: number
+  /** `seq` of the last message to it that it has taken in. */
+  heardSeq: number
   note: string
   environments: readonly Environment[]
   capacity: Resources

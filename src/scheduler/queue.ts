@@ -50,52 +50,76 @@ export interface Queue {
 
 export class Queues {
   readonly #queues = new Map<string, Queue>()
+  /** The one entry of each queued job. An entry whose job no longer waits is dropped when it is met. */
+  readonly #items = new Map<Job, Item>()
 
   get all(): IterableIterator<Queue> {
     return this.#queues.values()
   }
 
-  /** Puts a waiting job where it belongs now; it leaves the queue that it was in. */
+  /** Puts a waiting job where it belongs now; it leaves the place that it had. */
   put(job: Job): void {
     const requirement = requirementOf(job.waiters)
     const key = job.avoid.size === 0 ? requirement.key : `${requirement.key} ${[...job.avoid].toSorted().join()}`
+    const rank = rankOf(job)
+    const before = this.#items.get(job)
+    if (before !== undefined && job.queue === key && compareRank(before.rank, rank) === 0) return
+    this.#remove(job)
     let queue = this.#queues.get(key)
     if (queue === undefined) {
       queue = { key, requirement, avoid: new Set(job.avoid), items: [] }
       this.#queues.set(key, queue)
     }
-    // An entry that it left behind elsewhere is recognised by `job.queue` and skipped at the head.
+    const item = { job, rank }
     job.queue = key
-    const rank = rankOf(job)
-    let low = 0
-    let high = queue.items.length
-    while (low < high) {
-      const middle = (low + high) >>> 1
-      const item = queue.items[middle]
-      if (item !== undefined && compareRank(item.rank, rank) > 0) low = middle + 1
-      else high = middle
-    }
-    queue.items.splice(low, 0, { job, rank })
+    this.#items.set(job, item)
+    queue.items.splice(placeOf(queue.items, rank), 0, item)
   }
 
-  /** The first job of the queue that still waits in it, and its rank; drops stale entries on the way. */
+  /** The first job of the queue that still waits, and its rank. */
   head(queue: Queue): Item | undefined {
     for (let item = queue.items.at(-1); item !== undefined; item = queue.items.at(-1)) {
-      if (item.job.phase === 'waiting' && item.job.queue === queue.key) return item
-      queue.items.pop()
+      if (item.job.phase === 'waiting') return item
+      this.#remove(item.job)
     }
-    this.#queues.delete(queue.key)
     return undefined
   }
 
   /** Takes the head that `head` gave out of the queue. */
   take(queue: Queue): void {
-    const item = queue.items.pop()
-    if (item !== undefined) item.job.queue = undefined
-    if (queue.items.length === 0) this.#queues.delete(queue.key)
+    const item = queue.items.at(-1)
+    if (item !== undefined) this.#remove(item.job)
+  }
+
+  /** Drops every entry whose job no longer waits, also behind a head that no node takes. */
+  sweep(): void {
+    for (const { job } of [...this.#items.values()]) if (job.phase !== 'waiting') this.#remove(job)
   }
 
   of(job: Job): Queue | undefined {
     return job.queue === undefined ? undefined : this.#queues.get(job.queue)
   }
+
+  #remove(job: Job): void {
+    const item = this.#items.get(job)
+    const queue = this.of(job)
+    job.queue = undefined
+    if (item === undefined || queue === undefined) return
+    this.#items.delete(job)
+    queue.items.splice(queue.items.indexOf(item, placeOf(queue.items, item.rank)), 1)
+    if (queue.items.length === 0) this.#queues.delete(queue.key)
+  }
+}
+
+/** Index of the first item that is not worse than `rank`. */
+function placeOf(items: readonly Item[], rank: Rank): number {
+  let low = 0
+  let high = items.length
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    const item = items[middle]
+    if (item !== undefined && compareRank(item.rank, rank) > 0) low = middle + 1
+    else high = middle
+  }
+  return low
 }

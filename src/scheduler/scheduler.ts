@@ -13,7 +13,7 @@ import type { Digest } from '../wire/digest.ts'
 import { fingerprintOf, type Userland } from '../wire/environment.ts'
 import type { BytesMoved, Fact, RequestWire } from '../wire/facts.ts'
 import { sha256 } from '../wire/digest.ts'
-import type { ActionResult } from '../wire/result.ts'
+import type { ActionResult, SignedResult } from '../wire/result.ts'
 import { sameEntry } from '../wire/tree.ts'
 import {
   LEASE_MS,
@@ -30,6 +30,7 @@ import {
   fitsBinding,
   freeOf,
   mayEverStart,
+  mayShareRun,
   requirementOf,
   userlandOfJob,
   type Requirement,
@@ -86,7 +87,7 @@ export type Effect =
   /** Look the key up in the cache; answer with `looked-up`. */
   | { type: 'lookup'; job: string; key: Digest }
   /** Countersign and store the result of the attempt, before the facts of this batch. */
-  | { type: 'commit'; attempt: string }
+  | { type: 'commit'; peerId: string; result: ActionResult; signed: SignedResult }
   /** The desired state of the node changed. */
   | { type: 'desired'; peerId: string }
   /** People who watch the request should see this step anew. */
@@ -146,8 +147,9 @@ export class Scheduler {
         job.waitingSinceMs = moment.nowMs
         for (const attempt of job.attempts)
           if (isLive(attempt)) attempt.leaseUntilMs = moment.nowMs + RECOVERY_MS
-        if (job.phase === 'lookup') this.#effects.push({ type: 'lookup', job: job.id, key: job.key })
-        if (job.phase === 'waiting') this.#enqueue(job)
+        const isRebuild = job.rebuild || [...job.waiters].some((step) => step.rebuild)
+        if (job.phase === 'lookup' && !isRebuild) this.#effects.push({ type: 'lookup', job: job.id, key: job.key })
+        else if (job.phase !== 'leased') this.#enqueue(job)
         if (job.waiters.size === 0) this.#abandon(job)
       }
     }
@@ -220,7 +222,8 @@ export class Scheduler {
   /** What the node should do, as far as the facts behind it are synced. Marks the grants as sent in `seq`. */
   desiredOf(peerId: string, syncedSeq: number, seq: number): Desired | undefined {
     const node = this.nodes.get(peerId)
-    if (node === undefined || !node.connected) return undefined
+    // Two lives of this node must not grant under one epoch.
+    if (node === undefined || !node.connected || this.state.epochSeq > syncedSeq) return undefined
     const grants: Grant[] = []
     const limits: { attempt: string; limits: Limits }[] = []
     const tools = new Set<string>()
@@ -296,8 +299,9 @@ export class Scheduler {
     const resolved = resolveDerivation(step.derivation, (name, output) => request.steps.get(name)?.outputs?.[output])
     if (resolved === undefined) return
     const key = jobKey(resolved)
-    const existing = [...(this.state.openJobs.get(key) ?? [])].find((job) => canJoin(step, job))
-    const id = existing?.id ?? (this.state.jobs.has(step.id) ? derivedId('j', `${step.id}/${this.state.factSeq}`) : step.id)
+    const existing = [...(this.state.openJobs.get(key) ?? [])].find((job) => this.#canJoin(step, job))
+    const runs = step.earlier.length + (step.job === undefined ? 0 : 1)
+    const id = existing?.id ?? (runs === 0 ? step.id : derivedId('j', `${step.id}/${runs}`))
     this.#fact({ type: 'joined', request: request.wire.id, derivation: step.derivation.name, job: id, key })
     const job = this.state.jobs.get(id)
     if (job === undefined) return
@@ -319,6 +323,21 @@ export class Scheduler {
     }
   }
 
+  /** Whether the step may wait at the job: the same look-up rule, userlands that may be mixed, and no asking for too much. */
+  #canJoin(step: Step, job: Job): boolean {
+    if (job.phase === 'closed' || (step.rebuild && !job.rebuild && job.phase === 'lookup')) return false
+    if (![...job.waiters].every((other) => mayShareRun(step, other))) return false
+    if (job.phase !== 'leased') return this.#isPossible([...job.waiters, step]) || !this.#isPossible([step])
+    return job.attempts.every((attempt) => !isLive(attempt) || fitsStep(attempt.userland, attempt.system, step))
+  }
+
+  /** Whether some node may ever run a job of these waiters. */
+  #isPossible(waiters: readonly Step[]): boolean {
+    const requirement = requirementOf(waiters)
+    for (const node of this.nodes.values()) if (mayEverStart(requirement, node)) return true
+    return false
+  }
+
   #bind(request: Request, system: string, userland: Userland): void {
     const bound = request.bindings.get(system)
     const merged = bound === undefined ? userland : { base: bound.base, tools: { ...bound.tools, ...userland.tools } }
@@ -328,7 +347,7 @@ export class Scheduler {
     for (const step of request.steps.values()) {
       const job = step.job
       if (step.phase !== 'open' || job === undefined || job.phase === 'closed') continue
-      if ([...job.waiters].every((other) => other === step || bindingsAgree(other.request, request))) {
+      if ([...job.waiters].every((other) => mayShareRun(step, other))) {
         if (job.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
         continue
       }
@@ -349,7 +368,7 @@ export class Scheduler {
       atWall: this.#moment.wallMs,
     })
     this.#active -= 1
-    for (const job of jobs) if (job.waiters.size === 0) this.#abandon(job)
+    for (const job of jobs) this.#left(job)
     for (const step of request.steps.values()) if (step.phase === 'cancelled') this.#effects.push({ type: 'step', step })
     this.#effects.push({ type: 'request', request })
     this.#evict()
@@ -357,35 +376,26 @@ export class Scheduler {
 
   #closeIfSettled(request: Request): void {
     if (request.state !== 'active') return
-    const hasFailed = this.#hasFailure(request)
-    if (!hasFailed || request.wire.keepGoing)
-      for (const step of request.steps.values()) if (step.phase === 'blocked' || step.phase === 'open') return
+    const hasFailed = request.failedCount > 0
+    if (request.unsettledCount > 0 && !(hasFailed && !request.wire.keepGoing)) return
     this.#close(request, hasFailed ? 'failed' : 'done')
   }
 
-  #hasFailure(request: Request): boolean {
-    for (const step of request.steps.values()) if (step.phase === 'failed') return true
-    return false
-  }
-
-  /** Forgets the oldest finished requests beyond the limits. */
+  /** Forgets finished requests beyond the limits, but never the one that has just ended. */
   #evict(): void {
-    const finished = [...this.state.requests.values()].filter((request) => request.state !== 'active')
-    let steps = finished.reduce((sum, request) => sum + request.steps.size, 0)
-    let requests = finished.length
-    for (const request of finished) {
-      if (requests <= 1 || (requests <= FINISHED_REQUESTS_MAX && steps <= FINISHED_STEPS_MAX)) return
-      requests -= 1
-      steps -= request.steps.size
+    const { state } = this
+    for (const request of state.finished) {
+      const { size } = state.finished
+      if (size <= 1 || (size <= FINISHED_REQUESTS_MAX && state.finishedStepCount <= FINISHED_STEPS_MAX)) return
       this.#fact({ type: 'evicted', request: request.wire.id })
     }
   }
 
   #failStep(step: Step, failure: Failure): void {
-    if (step.phase === 'done' || step.phase === 'failed') return
+    if (step.phase !== 'open' && step.phase !== 'blocked') return
     const job = step.job
     this.#fact({ type: 'failed', request: step.request.wire.id, derivation: step.derivation.name, failure })
-    if (job !== undefined && job.waiters.size === 0) this.#abandon(job)
+    if (job !== undefined) this.#left(job)
     this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
     this.#closeIfSettled(step.request)
   }
@@ -401,7 +411,8 @@ export class Scheduler {
   #reopen(step: Step): void {
     const job = step.job
     this.#fact({ type: 'reopened', request: step.request.wire.id, derivation: step.derivation.name })
-    if (job !== undefined && job.waiters.size === 0) this.#abandon(job)
+    if (job !== undefined) this.#left(job)
+    this.#closeIfSettled(step.request)
   }
 
   /** Makes the producer of a lost output run again; false when it did so too often. */
@@ -415,12 +426,13 @@ export class Scheduler {
       `an output of ${producer.derivation.name} was lost (${what}); it is built again, ${producer.rewinds} of ${REWINDS_MAX}`,
     )
     this.#open(producer)
+    this.#closeIfSettled(producer.request)
     return true
   }
 
   #lost(requestId: string, derivation: string): void {
     const step = this.state.requests.get(requestId)?.steps.get(derivation)
-    if (step === undefined || step.phase !== 'done') return
+    if (step === undefined || step.phase !== 'done' || step.request.state === 'cancelled') return
     if (this.#rewind(step, 'asked for after the request was done')) return
     this.#notice(step.request, `an output of ${derivation} was lost again and is not built more than ${REWINDS_MAX} times`)
   }
@@ -431,7 +443,7 @@ export class Scheduler {
     const job = this.state.jobs.get(id)
     if (job === undefined || job.phase !== 'lookup') return
     const usable = results.filter((result) =>
-      [...job.waiters].every((step) => fitsBinding(result.userland, bindingFor(step.request, result))),
+      [...job.waiters].every((step) => fitsStep(result.userland, result.builder.system, step)),
     )
     const isLiveUserland = (result: ActionResult): boolean =>
       [...this.nodes.values()].some(
@@ -450,13 +462,14 @@ export class Scheduler {
       this.#enqueue(job)
       return
     }
-    for (const step of job.waiters)
-      if (chosen.userland !== null) this.#bind(step.request, chosen.builder.system, chosen.userland)
     this.#pinAll(job, chosen, true)
   }
 
   #pinAll(job: Job, result: ActionResult, cached: boolean): void {
+    if (result.userland !== null)
+      for (const step of [...job.waiters]) this.#bind(step.request, result.builder.system, result.userland)
     for (const step of [...job.waiters]) {
+      if (!job.waiters.has(step)) continue
       const before = step.outputs
       this.#fact({
         type: 'pinned',
@@ -468,11 +481,15 @@ export class Scheduler {
         log: result.log,
         exitCode: result.exitCode,
       })
-      if (before !== undefined && !sameOutputs(before, result.outputs))
+      if (before !== undefined && !sameOutputs(before, result.outputs)) {
         this.#notice(
           step.request,
           `${step.derivation.name} gave other outputs when it was built again: it is not reproducible; what was built from the first ones keeps them`,
         )
+        // What has not started yet takes the new ones.
+        for (const dependent of step.dependents)
+          if (dependent.phase === 'open' && dependent.job?.phase !== 'leased') this.#reopen(dependent)
+      }
       this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
       for (const dependent of step.dependents) this.#open(dependent)
       this.#closeIfSettled(step.request)
@@ -490,15 +507,24 @@ export class Scheduler {
       return
     }
     this.#delayed.delete(job)
-    const requirement = requirementOf(job.waiters)
-    if (this.#moment.nowMs >= this.recoveringUntilMs && ![...this.nodes.values()].some((node) => mayEverStart(requirement, node))) {
-      for (const step of [...job.waiters])
-        if (step.request.wire.noWait)
-          this.#failStep(step, failure(step, 'MESH0301', `no node can build ${step.derivation.name}: ${this.#nearest(requirement)}`))
-      if (job.waiters.size === 0) return
-    }
+    if (!this.#isPossible([...job.waiters])) this.#sift(job)
+    // While the last waiters leave, the job may have been queued anew or closed.
+    if (job.phase !== 'waiting' || job.waiters.size === 0) return
     this.queues.put(job)
     for (const step of job.waiters) this.#effects.push({ type: 'step', step })
+  }
+
+  /** No node can run the job as all of its waiters ask: those that some node would do for part ways, those that do not wait fail. */
+  #sift(job: Job): void {
+    for (const step of [...job.waiters]) {
+      if (!job.waiters.has(step)) continue
+      if (job.waiters.size > 1 && this.#isPossible([step])) {
+        this.#reopen(step)
+        this.#open(step)
+      } else if (step.request.wire.noWait && this.#moment.nowMs >= this.recoveringUntilMs) {
+        this.#failStep(step, failure(step, 'MESH0301', `no node can build ${step.derivation.name}: ${this.#nearest(requirementOf([step]))}`))
+      }
+    }
   }
 
   /** The observed values of the node that fails the fewest requirements. */
@@ -531,7 +557,7 @@ export class Scheduler {
     const { requirement } = queue
     const isAvoidable =
       queue.avoid.size > 0 &&
-      [...this.nodes.values()].some((node) => node.connected && !queue.avoid.has(node.peerId) && mayEverStart(requirement, node))
+      [...this.nodes.values()].some((node) => node.state === 'ready' && !queue.avoid.has(node.peerId) && mayEverStart(requirement, node))
     for (const node of this.nodes.values()) {
       if (!node.connected || !canStart(requirement, node)) continue
       if (isAvoidable && queue.avoid.has(node.peerId)) continue
@@ -594,12 +620,20 @@ export class Scheduler {
     node.allocated.diskBytes += attempt.diskBytes
   }
 
-  /** Gives the reservation back once the attempt neither holds a lease nor is reported as running. */
+  /** Gives the reservation back once the attempt holds no lease, and the node neither runs it nor may be about to. */
   #release(node: NodeEntry, attempt: Attempt): void {
-    if (isLive(attempt) || (node.connected && node.running.has(attempt.id)) || !node.attempts.delete(attempt)) return
+    if (isLive(attempt)) return
+    if (node.connected && (node.running.has(attempt.id) || (!attempt.confirmed && attempt.sentSeq > node.heardSeq))) return
+    if (!node.attempts.delete(attempt)) return
     node.allocated.cpus -= attempt.cpus
     node.allocated.memoryBytes -= attempt.memoryBytes
     node.allocated.diskBytes -= attempt.diskBytes
+  }
+
+  /** A waiter has left the job: it is given up when it was the last one, else it may now ask for less. */
+  #left(job: Job): void {
+    if (job.waiters.size === 0) this.#abandon(job)
+    else if (job.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
   }
 
   #abandon(job: Job): void {
@@ -626,6 +660,7 @@ export class Scheduler {
         lastSyncMs: this.#moment.nowMs,
         lastSeenWall: this.#moment.wallMs,
         ackSeq: 0,
+        heardSeq: 0,
         note: '',
         environments: [],
         capacity: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
@@ -642,28 +677,26 @@ export class Scheduler {
     node.connected = true
     node.state = 'ready'
     node.note = ''
+    // Nothing is granted before its first sync tells what it has and what it runs.
     node.ackSeq = 0
+    node.heardSeq = 0
     node.running = new Set()
     node.finished.clear()
     node.lastSyncMs = this.#moment.nowMs
     node.lastSeenWall = this.#moment.wallMs
-    // Nothing is granted before its first sync tells what it has and what it runs.
-    node.environments = []
-    for (const attempt of this.state.attempts.values()) {
-      if (attempt.node.peerId !== record.peerId || !isLive(attempt)) continue
-      attempt.sentSeq = 0
-      this.#reserve(node, attempt)
-    }
-    for (const attempt of node.attempts) this.#release(node, attempt)
+    for (const attempt of node.attempts) attempt.sentSeq = 0
+    for (const attempt of this.state.attempts.values())
+      if (attempt.node.peerId === record.peerId && isLive(attempt)) this.#reserve(node, attempt)
+    for (const attempt of [...node.attempts]) this.#release(node, attempt)
   }
 
   #forgetNodes(): void {
     if (this.nodes.size < NODES_MAX) return
+    let longest: NodeEntry | undefined
     for (const node of this.nodes.values())
-      if (!node.connected && node.attempts.size === 0) {
-        this.nodes.delete(node.peerId)
-        return
-      }
+      if (!node.connected && node.attempts.size === 0 && node.disconnectedAtMs < (longest?.disconnectedAtMs ?? Number.POSITIVE_INFINITY))
+        longest = node
+    if (longest !== undefined) this.nodes.delete(longest.peerId)
   }
 
   #nodeDown(peerId: string, note: string): void {
@@ -686,6 +719,7 @@ export class Scheduler {
     const { nowMs } = this.#moment
     const hadEnvironments = node.environments.length
     node.ackSeq = message.seq
+    node.heardSeq = message.ackSeq
     node.lastSyncMs = nowMs
     node.lastSeenWall = this.#moment.wallMs
     const wasState = node.state
@@ -717,13 +751,17 @@ export class Scheduler {
     const attempt = this.state.attempts.get(running.attempt)
     if (attempt === undefined || attempt.node.peerId !== node.peerId) return
     const { job } = attempt
-    if (attempt.state === 'lost' && job.phase !== 'closed' && job.waiters.size > 0) {
+    // Whatever became of it here, it takes room there.
+    this.#reserve(node, attempt)
+    if (attempt.state === 'lost' && job.waiters.size > 0 && this.#fitsWaiters(attempt)) {
       // Given up and found again: of two runs the one that began first is expected to end first.
       for (const other of job.attempts)
         if (isLive(other)) this.#endAttempt(other, 'superseded', `${node.record.name} was found to run it already`)
       this.#fact({ type: 'adopted', attempt: attempt.id })
-      this.#reserve(node, attempt)
-      for (const step of job.waiters) this.#effects.push({ type: 'step', step })
+      for (const step of [...job.waiters]) {
+        if (attempt.userland !== null) this.#bind(step.request, attempt.system, attempt.userland)
+        this.#effects.push({ type: 'step', step })
+      }
     }
     if (!isLive(attempt)) return
     const isChanged = attempt.state !== running.phase || !attempt.confirmed
@@ -731,6 +769,11 @@ export class Scheduler {
     attempt.phases = running.phases
     attempt.confirmed = true
     if (isChanged) for (const step of job.waiters) this.#effects.push({ type: 'step', step })
+  }
+
+  /** Whether the attempt's userland is that of all who wait for the job now; a late one was begun for others. */
+  #fitsWaiters(attempt: Attempt): boolean {
+    return [...attempt.job.waiters].every((step) => fitsStep(attempt.userland, attempt.system, step))
   }
 
   // ---- ends of attempts
@@ -767,12 +810,13 @@ export class Scheduler {
     if (attempt === undefined || attempt.node.peerId !== node.peerId) return
     attempt.confirmed = true
     const { outcome } = finished
-    if (!isLive(attempt) && attempt.state !== 'lost') {
+    const isLate = !isLive(attempt)
+    if (isLate && (attempt.state !== 'lost' || attempt.job.phase === 'closed' || !this.#fitsWaiters(attempt))) {
       if (result !== undefined && outcome.kind === 'built') this.#compare(attempt, result)
       return
     }
-    if (attempt.job.phase === 'closed' || attempt.job.waiters.size === 0) {
-      if (isLive(attempt)) this.#endAttempt(attempt, 'cancelled', 'nobody needs it any more', finished)
+    if (attempt.job.waiters.size === 0) {
+      if (!isLate) this.#endAttempt(attempt, 'cancelled', 'nobody needs it any more', finished)
       return
     }
     switch (outcome.kind) {
@@ -783,13 +827,13 @@ export class Scheduler {
         this.#buildFailed(attempt, finished, outcome)
         return
       case 'missing':
-        this.#missing(attempt, finished, outcome)
+        if (!isLate) this.#missing(attempt, finished, outcome)
         return
       case 'infrastructure':
-        if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `${outcome.code}: ${outcome.message}`, finished)
+        if (!isLate) this.#endAttempt(attempt, 'lost', `${outcome.code}: ${outcome.message}`, finished)
         return
       case 'cancelled':
-        if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished)
+        if (!isLate) this.#endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished)
         return
     }
   }
@@ -808,7 +852,8 @@ export class Scheduler {
       if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `${attempt.node.name} sent a result that is not valid for this attempt`, finished)
       return
     }
-    this.#effects.push({ type: 'commit', attempt: attempt.id })
+    if (finished.outcome.kind === 'built')
+      this.#effects.push({ type: 'commit', peerId: attempt.node.peerId, result, signed: finished.outcome.result })
     this.#endAttempt(attempt, 'done', null, finished)
     for (const other of job.attempts)
       if (isLive(other)) this.#endAttempt(other, 'superseded', `${attempt.node.name} was first`)
@@ -853,27 +898,27 @@ export class Scheduler {
   ): void {
     const { job } = attempt
     const lost = new Set<Digest>(outcome.inputs)
-    const waiters = [...job.waiters]
-    const producers = new Map(waiters.map((step) => [step, producersOf(step, lost)]))
-    const isSource = waiters.some((step) => producers.get(step)?.length === 0)
-    if (isSource) {
-      if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `MESH0501: ${outcome.message}`, finished)
-      return
+    const rewinds: { readonly step: Step; readonly producers: readonly Step[] }[] = []
+    let isSource = false
+    for (const step of job.waiters) {
+      // A producer that was run again since may have given another output: then this step is merely late.
+      const producers = isResolvedTo(step, job.key) ? producersOf(step, lost) : []
+      if (producers === undefined) isSource = true
+      else rewinds.push({ step, producers })
     }
-    this.#endAttempt(attempt, 'failed', `MESH0501: ${outcome.message}`, finished)
-    for (const step of waiters) {
-      const names = producers.get(step) ?? []
+    if (!isSource) this.#endAttempt(attempt, 'failed', `MESH0501: ${outcome.message}`, finished)
+    for (const { step, producers } of rewinds) {
       this.#reopen(step)
-      for (const producer of names) {
-        if (producer.phase === 'done' && !this.#rewind(producer, outcome.message)) {
-          this.#failStep(
-            step,
-            failure(step, 'MESH0506', `${outcome.message}; ${producer.derivation.name} was built again ${producer.rewinds} times`),
-          )
-          break
-        }
-      }
+      if (step.phase !== 'blocked') continue
+      const hopeless = producers.find((producer) => producer.phase === 'done' && !this.#rewind(producer, outcome.message))
+      if (hopeless === undefined) this.#open(step)
+      else
+        this.#failStep(
+          step,
+          failure(step, 'MESH0506', `${outcome.message}; ${hopeless.derivation.name} was built again ${hopeless.rewinds} times`),
+        )
     }
+    if (isSource) this.#endAttempt(attempt, 'lost', `MESH0501: ${outcome.message}`, finished)
   }
 
   /** Queues the job again after a failure of the infrastructure, or fails it after too many. */
@@ -912,6 +957,7 @@ export class Scheduler {
     }
     if (nowMs - this.#lastSweepMs < SWEEP_MS) return
     this.#lastSweepMs = nowMs
+    this.queues.sweep()
     for (const queue of [...this.queues.all])
       for (const { job } of [...queue.items])
         if (job.phase === 'waiting' && nowMs - job.waitingSinceMs >= WAIT_MS_MAX)
@@ -934,13 +980,14 @@ export class Scheduler {
     return orphans
   }
 
-  /** Requests that asked not to wait are judged anew, and watchers see the new reasons. */
+  /** Jobs that no node can run any more are judged anew. */
   #refreshWaiting(): void {
-    if (this.#moment.nowMs < this.recoveringUntilMs) return
     for (const queue of [...this.queues.all]) {
-      const hasNoWait = queue.items.some(({ job }) => [...job.waiters].some((step) => step.request.wire.noWait))
-      if (!hasNoWait) continue
-      for (const { job } of [...queue.items]) if (job.phase === 'waiting' && job.queue === queue.key) this.#enqueue(job)
+      if ([...this.nodes.values()].some((node) => mayEverStart(queue.requirement, node))) continue
+      for (const { job } of [...queue.items]) {
+        const mayChange = job.waiters.size > 1 || [...job.waiters].some((step) => step.request.wire.noWait)
+        if (mayChange && job.phase === 'waiting') this.#enqueue(job)
+      }
     }
   }
 }
@@ -983,35 +1030,24 @@ function urlsOf(job: Job): string[] {
   return [...urls].slice(0, 16)
 }
 
-function bindingFor(request: Request, result: ActionResult): Userland | undefined {
-  return request.bindings.get(result.builder.system)
+/** Whether something made with `userland` for `system` may be mixed into the step's request. */
+function fitsStep(userland: Userland | null, system: string, step: Step): boolean {
+  return fitsBinding(userland, step.request.bindings.get(system))
 }
 
-function bindingsAgree(a: Request, b: Request): boolean {
-  for (const [system, userland] of a.bindings) {
-    const other = b.bindings.get(system)
-    if (other !== undefined && !fitsBinding(userland, other)) return false
-  }
-  return true
+/** Whether the step, as its inputs are now, is still what `key` stands for. */
+function isResolvedTo(step: Step, key: Digest): boolean {
+  const resolved = resolveDerivation(step.derivation, (name, output) => step.request.steps.get(name)?.outputs?.[output])
+  return resolved !== undefined && jobKey(resolved) === key
 }
 
-/** Whether the step may wait at the job: the same look-up rule, and userlands that may be mixed. */
-function canJoin(step: Step, job: Job): boolean {
-  if (job.phase === 'closed' || job.waiters.size === 0) return false
-  if (step.rebuild && !job.rebuild && job.phase === 'lookup') return false
-  if (![...job.waiters].every((other) => bindingsAgree(other.request, step.request))) return false
-  return job.attempts.every(
-    (attempt) => !isLive(attempt) || fitsBinding(attempt.userland, step.request.bindings.get(attempt.system)),
-  )
-}
-
-/** The steps whose outputs are the lost inputs of `step`; empty when one of them is a source. */
-function producersOf(step: Step, lost: ReadonlySet<Digest>): Step[] {
+/** The steps whose outputs are the lost inputs of `step`; undefined when one of them is a source. */
+function producersOf(step: Step, lost: ReadonlySet<Digest>): Step[] | undefined {
   const producers = new Set<Step>()
   for (const inputs of [step.derivation.inputs, ...step.derivation.variants.map((variant) => variant.inputs)]) {
     for (const input of Object.values(inputs)) {
       if (input.kind === 'entry') {
-        if (input.entry.kind !== 'symlink' && lost.has(input.entry.digest)) return []
+        if (input.entry.kind !== 'symlink' && lost.has(input.entry.digest)) return undefined
         continue
       }
       const producer = step.request.steps.get(input.derivation)
@@ -1019,7 +1055,7 @@ function producersOf(step: Step, lost: ReadonlySet<Digest>): Step[] {
       if (producer !== undefined && output !== undefined && output.kind !== 'symlink' && lost.has(output.digest)) producers.add(producer)
     }
   }
-  return [...producers]
+  return producers.size === 0 ? undefined : [...producers]
 }
 
 function sameOutputs(a: Readonly<Record<string, Parameters<typeof sameEntry>[0]>>, b: typeof a): boolean {

@@ -26,6 +26,11 @@ export class State {
   readonly attempts = new Map<string, Attempt>()
   /** Jobs that are not closed, by key. Several only where requests are bound to different userlands. */
   readonly openJobs = new Map<string, Set<Job>>()
+  /** Requests that are not active; the one that ended first comes first. */
+  readonly finished = new Set<Request>()
+  finishedStepCount = 0
+  /** `factSeq` of the last epoch. */
+  epochSeq = 0
   /** Facts applied so far. */
   factSeq = 0
   #requestSeq = 0
@@ -35,6 +40,7 @@ export class State {
     switch (fact.type) {
       case 'epoch':
         this.epoch = fact.epoch
+        this.epochSeq = this.factSeq
         return
       case 'accepted':
         this.#accept(fact.request)
@@ -93,6 +99,8 @@ export class State {
         request.rootBytes = fact.rootBytes
         for (const step of request.steps.values())
           if (step.phase === 'blocked' || step.phase === 'open') this.#settle(step, 'cancelled')
+        this.finished.add(request)
+        this.finishedStepCount += request.steps.size
         return
     }
   }
@@ -133,7 +141,7 @@ export class State {
     if (step.job !== undefined && step.job !== job) step.earlier.push(step.job)
     step.job = job
     step.key = fact.key
-    step.phase = 'open'
+    setPhase(step, 'open')
   }
 
   #grant(fact: Extract<Fact, { type: 'granted' }>): void {
@@ -221,30 +229,46 @@ export class State {
       case 'rewound':
         step.rewinds += 1
         step.rebuild = true
-        this.#settle(step, 'blocked')
-        step.request.state = 'active'
+        this.#unfinish(step.request)
+        this.#block(step)
         return
       case 'reopened':
-        this.#settle(step, 'blocked')
+        this.#block(step)
         return
     }
   }
 
   /** The step leaves the queue of its job; the job closes when nobody waits there and nothing runs. */
   #settle(step: Step, phase: Step['phase']): void {
-    step.phase = phase
+    setPhase(step, phase)
     const job = step.job
     if (job === undefined) return
     job.waiters.delete(step)
     if (job.waiters.size === 0 && !job.attempts.some(isLive)) this.#close(job)
   }
 
-  #skipDependents(step: Step): void {
-    for (const dependent of step.dependents) {
-      if (dependent.phase !== 'blocked') continue
-      dependent.phase = 'skipped'
-      this.#skipDependents(dependent)
+  /** The step waits for its inputs again; it is skipped when one of them has failed meanwhile. */
+  #block(step: Step): void {
+    const isHopeless = step.dependencies.some(({ phase }) => phase === 'failed' || phase === 'skipped')
+    this.#settle(step, isHopeless ? 'skipped' : 'blocked')
+    if (isHopeless) this.#skipDependents(step)
+  }
+
+  /** A loop, since a graph may be deeper than the stack. */
+  #skipDependents(failed: Step): void {
+    const open = [failed]
+    for (let step = open.pop(); step !== undefined; step = open.pop()) {
+      for (const dependent of step.dependents) {
+        if (dependent.phase !== 'blocked') continue
+        setPhase(dependent, 'skipped')
+        open.push(dependent)
+      }
     }
+  }
+
+  #unfinish(request: Request): void {
+    request.state = 'active'
+    if (this.finished.delete(request)) this.finishedStepCount -= request.steps.size
   }
 
   /** No waiter is left and nothing of it runs. Derived from facts, so it has none of its own. */
@@ -253,24 +277,41 @@ export class State {
     const open = this.openJobs.get(job.key)
     open?.delete(job)
     if (open?.size === 0) this.openJobs.delete(job.key)
+    if (job.shownBy.size === 0) this.#forget(job)
+  }
+
+  #forget(job: Job): void {
+    this.jobs.delete(job.id)
+    for (const attempt of job.attempts) this.attempts.delete(attempt.id)
   }
 
   #evict(id: string): void {
     const request = this.requests.get(id)
     if (request === undefined) return
     this.requests.delete(id)
+    if (this.finished.delete(request)) this.finishedStepCount -= request.steps.size
     for (const step of request.steps.values()) {
       this.steps.delete(step.id)
       for (const job of step.job === undefined ? step.earlier : [...step.earlier, step.job]) {
         job.waiters.delete(step)
         // A job that another request's step still shows stays until that one goes.
         job.shownBy.delete(step)
-        if (job.phase !== 'closed' || job.shownBy.size > 0) continue
-        this.jobs.delete(job.id)
-        for (const attempt of job.attempts) this.attempts.delete(attempt.id)
+        if (job.phase === 'closed' && job.shownBy.size === 0) this.#forget(job)
       }
     }
   }
+}
+
+/** All changes of a step's phase go through here, so that its request's counts hold. */
+function setPhase(step: Step, phase: Step['phase']): void {
+  const { request } = step
+  request.unsettledCount += Number(isUnsettled(phase)) - Number(isUnsettled(step.phase))
+  request.failedCount += Number(phase === 'failed') - Number(step.phase === 'failed')
+  step.phase = phase
+}
+
+function isUnsettled(phase: Step['phase']): boolean {
+  return phase === 'blocked' || phase === 'open'
 }
 
 /** Dependencies before dependents. The graph has no circle: it was checked before it was accepted. */
@@ -298,6 +339,8 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
     seq,
     steps,
     state: 'active',
+    unsettledCount: wire.graph.derivations.length,
+    failedCount: 0,
     detachable: false,
     bindings: new Map(),
     bytes: { peer: 0, mirror: 0, local: 0 },

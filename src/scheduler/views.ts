@@ -1,15 +1,10 @@
 /** What people see of the state: jobs, requests, nodes and reasons, in the form of the API. Pure. */
 import { ERRORS, EXIT, isErrorCode } from '../base/errors.ts'
-import type { AttemptView, DryRun, JobState, JobView, NodeState, NodeView, RequestView, Why } from '../wire/api.ts'
-import { jobKey, resolveDerivation } from '../wire/derivation.ts'
-import type { Digest } from '../wire/digest.ts'
-import type { RequestWire } from '../wire/facts.ts'
+import type { AttemptView, JobState, JobView, NodeState, NodeView, RequestView, Why } from '../wire/api.ts'
 import type { Entry } from '../wire/tree.ts'
 import { explain, reasonOf } from './explain.ts'
-import { mayEverStart, requirementOf } from './match.ts'
 import { isLive, type Attempt, type NodeEntry, type Request, type Step } from './model.ts'
 import type { Moment, Scheduler } from './scheduler.ts'
-import { makeRequest, topological } from './state.ts'
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString()
 
@@ -203,54 +198,4 @@ export function totals(scheduler: Scheduler): {
   let activeRequests = 0
   for (const request of scheduler.state.requests.values()) if (request.state === 'active') activeRequests += 1
   return { nodes, cpus, jobs, activeRequests }
-}
-
-/** Result of a key's look-up in the cache: its outputs, or undefined. */
-export type CachePeek = (key: Digest) => Promise<Readonly<Record<string, Entry>> | undefined>
-
-/** What a submit of the graph would do now. Accepts nothing. */
-export async function dryRun(scheduler: Scheduler, wire: RequestWire, peek: CachePeek): Promise<DryRun> {
-  const request = makeRequest(wire, 0)
-  const known = new Map<string, Readonly<Record<string, Entry>>>()
-  const derivations: DryRun['derivations'] = []
-  const steps = topological([...request.steps.values()])
-  for (const step of steps) {
-    const resolved = resolveDerivation(step.derivation, (name, output) => known.get(name)?.[output])
-    const outputs = resolved === undefined ? undefined : await peek(jobKey(resolved))
-    if (outputs !== undefined) known.set(step.derivation.name, outputs)
-    const requirement = requirementOf([step])
-    let inputBytes = 0
-    for (const entry of Object.values(resolved?.inputs ?? {})) if (entry.kind !== 'symlink') inputBytes += entry.size
-    derivations.push({
-      name: step.derivation.name,
-      state: outputs !== undefined ? 'cached' : resolved === undefined ? 'unknown' : 'build',
-      nodes: [...scheduler.nodes.values()].filter((node) => mayEverStart(requirement, node)).map((node) => node.record.name),
-      inputBytes,
-      run: step.derivation.run,
-    })
-  }
-  return { derivations, criticalPath: criticalPath(steps, known) }
-}
-
-/** Names on the longest chain of derivations that are not cached, first to last. */
-function criticalPath(ordered: readonly Step[], cached: ReadonlyMap<string, unknown>): string[] {
-  const best = new Map<Step, { length: number; before: Step | undefined }>()
-  let last: Step | undefined
-  for (const step of ordered) {
-    let length = cached.has(step.derivation.name) ? 0 : 1
-    let before: Step | undefined
-    for (const dependency of step.dependencies) {
-      const other = best.get(dependency)
-      if (other === undefined || other.length === 0) continue
-      if (other.length + (cached.has(step.derivation.name) ? 0 : 1) > length) {
-        length = other.length + (cached.has(step.derivation.name) ? 0 : 1)
-        before = dependency
-      }
-    }
-    best.set(step, { length, before })
-    if (length > 0 && (last === undefined || length > (best.get(last)?.length ?? 0))) last = step
-  }
-  const names: string[] = []
-  for (let step = last; step !== undefined; step = best.get(step)?.before) names.unshift(step.derivation.name)
-  return names
 }

@@ -27,11 +27,11 @@ const MESSAGES = {
     id: RequestNumber,
     bits: z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength <= HAVE_ITEMS_MAX / 8),
   }),
-  /** Asks for ranges of blobs; DATA and NO answer each item. */
+  /** Asks for ranges of blobs; DATA and NO answer each item. `size` is of the whole blob: another size is another blob. */
   get: z.object({
     id: RequestNumber,
     items: z
-      .array(z.object({ digest: DigestBytes, offset: Size, length: Size }))
+      .array(z.object({ digest: DigestBytes, size: Size, offset: Size, length: Size }))
       .min(1)
       .max(GET_ITEMS_MAX),
   }),

@@ -1,0 +1,199 @@
+/**
+ * What the daemon and its executor process say to each other: one JSON object a line, checked on arrival.
+ *
+ * The daemon states builds to start, cancel and limit; the executor process tells how logs grow and how
+ * builds ended. When the daemon's end of the pipe closes, the executor process kills all builds.
+ */
+import { z } from 'zod'
+import { parseWith } from '../wire/cbor.ts'
+import { Isolation } from '../wire/environment.ts'
+import { Usage } from '../wire/result.ts'
+
+/** Builds that one executor process runs at once; more are refused as a failure of the infrastructure. */
+export const BUILDS_MAX = 1024
+/** The longest line: a specification with the largest action and the paths of its inputs. */
+export const LINE_CHARS_MAX = 64 * 1024 * 1024
+
+/** How sealed builds are walled in, strongest first; `none` runs plain processes only. */
+export const SANDBOX_METHODS = ['helper', 'bwrap', 'unshare', 'none'] as const
+export type SandboxMethod = (typeof SANDBOX_METHODS)[number]
+export type SandboxForbid = readonly Exclude<SandboxMethod, 'none'>[]
+
+export interface SandboxChoice {
+  readonly method: SandboxMethod
+  /** Why each stronger method was not taken, one line each with its exact error. */
+  readonly reasons: readonly string[]
+  /** The program that makes the walls; empty for `none`. */
+  readonly program: string
+}
+
+export interface BuildInput {
+  /** Canonical, below `/build`. */
+  readonly path: string
+  readonly source:
+    | { readonly kind: 'file' | 'dir'; readonly hostPath: string }
+    | { readonly kind: 'symlink'; readonly target: string }
+}
+
+export interface BuildLimits {
+  readonly timeoutMs: number
+  /** Longest time without output. */
+  readonly maxSilentMs: number
+  /** Of the spool file, record heads included. */
+  readonly maxLogBytes: number
+}
+
+export interface BuildSpec {
+  readonly attempt: string
+  readonly isolation: Isolation
+  /** Exists, empty, owned by the caller, on the store's file system; the executor makes work, out, home, tmp and log in it. */
+  readonly directory: string
+  /** `argv[0]` is absolute, relative to `cwd` with a slash, or a bare name looked up in the PATH of `env` inside the sandbox. */
+  readonly argv: readonly string[]
+  readonly env: Readonly<Record<string, string>>
+  /** `/build/work`, or a directory in it. */
+  readonly cwd: string
+  readonly inputs: readonly BuildInput[]
+  readonly network: boolean
+  readonly limits: BuildLimits
+}
+
+export type BuildEnd =
+  | { readonly kind: 'exited'; readonly code: number }
+  | { readonly kind: 'signalled'; readonly signal: string }
+  | { readonly kind: 'limit'; readonly limit: 'timeout' | 'silent' | 'log' }
+  | { readonly kind: 'cancelled' }
+  | { readonly kind: 'builder-not-found'; readonly message: string }
+  /** The set-up failed, the executor process died, the disk is full: nothing is said about the build. */
+  | { readonly kind: 'infrastructure'; readonly message: string }
+
+export interface BuildOutcome {
+  readonly end: BuildEnd
+  readonly usage: Usage
+  /** Size of the spool file. */
+  readonly logBytes: number
+}
+
+const text = z.string().refine((value) => !value.includes('\0'), 'NUL is not allowed')
+const HostPath = text.regex(/^\//)
+const BuildPath = text.refine(
+  (path) => /^\/build(?:\/[^/]+)+$/.test(path) && !/\/\.{1,2}(?:\/|$)/.test(path),
+  'not a canonical path below /build',
+)
+const Limits = z.object({
+  timeoutMs: z.int().min(1),
+  maxSilentMs: z.int().min(1),
+  maxLogBytes: z.int().min(0),
+})
+const Spec: z.ZodType<BuildSpec> = z
+  .object({
+    attempt: text.min(1).max(64),
+    isolation: Isolation,
+    directory: HostPath,
+    argv: z.array(text).min(1),
+    env: z.record(text.regex(/^[^=]+$/), text),
+    cwd: BuildPath.refine((path) => `${path}/`.startsWith('/build/work/'), 'not in /build/work'),
+    inputs: z.array(
+      z.object({
+        path: BuildPath,
+        source: z.discriminatedUnion('kind', [
+          z.object({ kind: z.enum(['file', 'dir']), hostPath: HostPath }),
+          z.object({ kind: z.literal('symlink'), target: text.min(1) }),
+        ]),
+      }),
+    ),
+    network: z.boolean(),
+    limits: Limits,
+  })
+  .refine(({ inputs }) => !overlap(inputs), 'an input lies in another one')
+
+/** What is wrong with a specification; checked before it is sent, so that a bad one costs nobody else's builds. */
+export function findProblem(spec: BuildSpec): string | undefined {
+  const issue = Spec.safeParse(spec).error?.issues[0]
+  return issue === undefined ? undefined : `${issue.path.map(String).join('.')}: ${issue.message}`
+}
+
+/** A mount inside of another could lead through a link in it. */
+function overlap(inputs: readonly BuildInput[]): boolean {
+  const paths = new Set(inputs.map((input) => input.path))
+  if (paths.size < inputs.length) return true
+  for (const path of paths)
+    for (let end = path.lastIndexOf('/'); end > 0; end = path.lastIndexOf('/', end - 1))
+      if (paths.has(path.slice(0, end))) return true
+  return false
+}
+
+const End: z.ZodType<BuildEnd> = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('exited'), code: z.int() }),
+  z.object({ kind: z.literal('signalled'), signal: z.string() }),
+  z.object({ kind: z.literal('limit'), limit: z.enum(['timeout', 'silent', 'log']) }),
+  z.object({ kind: z.literal('cancelled') }),
+  z.object({ kind: z.literal('builder-not-found'), message: z.string() }),
+  z.object({ kind: z.literal('infrastructure'), message: z.string() }),
+])
+
+/** From the daemon. */
+const Order = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('start'), spec: Spec }),
+  z.object({ type: z.literal('cancel'), attempt: z.string() }),
+  z.object({ type: z.literal('limits'), attempt: z.string(), limits: Limits }),
+])
+export type Order = z.infer<typeof Order>
+
+const Choice: z.ZodType<SandboxChoice> = z.object({
+  method: z.enum(SANDBOX_METHODS),
+  reasons: z.array(z.string()),
+  program: z.string(),
+})
+/** From the executor process. `ready` comes first and once. */
+const Report = z.discriminatedUnion('type', [
+  z.object({
+    type: z.literal('ready'),
+    sandbox: Choice,
+  }),
+  z.object({ type: z.literal('log'), attempt: z.string(), sizeBytes: z.int() }),
+  z.object({
+    type: z.literal('end'),
+    attempt: z.string(),
+    outcome: z.object({ end: End, usage: Usage, logBytes: z.int() }),
+  }),
+])
+export type Report = z.infer<typeof Report>
+
+/** How the executor process is told, as its one argument, where it works. */
+export const ExecutorOptions = z.object({
+  directory: HostPath,
+  forbid: z.array(z.enum(['helper', 'bwrap', 'unshare'])),
+})
+export type ExecutorOptions = z.infer<typeof ExecutorOptions>
+
+export const encodeLine = (message: Order | Report): string => `${JSON.stringify(message)}\n`
+/** Throws MESH0210 or a SyntaxError. */
+export const decodeOrder = (line: string): Order => parseWith(Order, JSON.parse(line), 'order')
+/** Throws MESH0210 or a SyntaxError. */
+export const decodeReport = (line: string): Report => parseWith(Report, JSON.parse(line), 'report')
+
+/** Cuts text that arrives in pieces into lines. Throws RangeError when one is over LINE_CHARS_MAX. */
+export class LineDecoder {
+  #pieces: string[] = []
+  #length = 0
+
+  push(piece: string): string[] {
+    const lines: string[] = []
+    let from = 0
+    for (let at = piece.indexOf('\n'); at !== -1; at = piece.indexOf('\n', from)) {
+      this.#pieces.push(piece.slice(from, at))
+      lines.push(this.#pieces.join(''))
+      this.#pieces = []
+      this.#length = 0
+      from = at + 1
+    }
+    if (from < piece.length) {
+      this.#pieces.push(piece.slice(from))
+      this.#length += piece.length - from
+      if (this.#length > LINE_CHARS_MAX)
+        throw new RangeError(`a line has more than ${LINE_CHARS_MAX} characters`)
+    }
+    return lines
+  }
+}

@@ -1,0 +1,478 @@
+/**
+ * The worker of a node: holds leases, runs their actions and keeps the outcomes until the granter has
+ * them durably.
+ *
+ * It is told what should be (`take`) and tells what is (`sync`), level-triggered: a lost message of either
+ * kind is made up for by the next one.
+ */
+import { mkdir, open, readdir } from 'node:fs/promises'
+import { constants } from 'node:os'
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import type { Clock } from '../base/clock.ts'
+import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { ingest, type IngestSink } from '../files/ingest.ts'
+import { mapLimited } from '../files/map-limited.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import { BUILD_ROOT, decodeAction, type Action } from '../wire/action.ts'
+import { sha256, type BlobRef, type Digest } from '../wire/digest.ts'
+import type { BytesMoved, Phases } from '../wire/facts.ts'
+import { encodeLogRecord, LogDecoder } from '../wire/log-record.ts'
+import { signResult, type ActionResult, type Signer, type Usage } from '../wire/result.ts'
+import { blobOf, type Entry } from '../wire/tree.ts'
+import type {
+  AttemptOutcome,
+  FinishedAttempt,
+  Lease,
+  Limits,
+  PeerRecord,
+  RunningAttempt,
+} from '../wire/work-messages.ts'
+import { fetchSource } from './builtin-fetch.ts'
+import { removeTree, type Build, type BuildEnd, type BuildInput, type Executor } from './executor.ts'
+import type { Materialised, MaterialisedTrees } from './materialised.ts'
+
+/** Inputs that are fetched and laid out at once per attempt. */
+const INPUTS_AT_ONCE = 8
+/** What a failure sends along of its log. */
+const LOG_TAIL_BYTES = 8 * 1024
+/** Finished outcomes that wait for their granter; beyond it nothing new is begun. */
+export const FINISHED_MAX = 2048
+
+/** Brings an input into the store, from wherever it can be had. Throws MESH0501. */
+export type Obtain = (
+  entry: Entry,
+  options: { readonly peers: readonly PeerRecord[]; readonly signal: AbortSignal },
+) => Promise<BytesMoved>
+
+export interface WorkerDeps {
+  readonly clock: Clock
+  readonly log: Logger
+  readonly store: BlobStore
+  readonly trees: MaterialisedTrees
+  readonly executor: Executor
+  readonly obtain: Obtain
+  readonly signer: Signer
+  /** Called whenever `running` or `finished` have changed. */
+  readonly onChange: () => void
+}
+
+export interface WorkerOptions {
+  readonly name: string
+  /** For the attempts' own directories; on the file system of the store. */
+  readonly directory: string
+  readonly mirrors: readonly string[]
+}
+
+/** What the granter says in one message. */
+export interface Orders {
+  readonly epoch: number
+  readonly grants: readonly Lease[]
+  readonly limits: readonly { readonly attempt: string; readonly limits: Limits }[]
+  readonly cancel: readonly string[]
+  readonly ack: readonly string[]
+}
+
+interface Running {
+  readonly lease: Lease
+  readonly abort: AbortController
+  readonly directory: string
+  readonly bytes: { peer: number; mirror: number; local: number }
+  readonly listeners: Set<() => void>
+  phase: RunningAttempt['phase']
+  phases: Phases
+  phaseSinceMs: number
+  build: Build | undefined
+  limits: Limits
+  logBytes: number
+}
+
+/** A live log: the spool file and how much of it is written. */
+export interface LiveLog {
+  readonly path: string
+  sizeBytes(): number
+  isOpen(): boolean
+  /** Called when it grew or ended. */
+  onChange(listener: () => void): Disposable
+}
+
+export class Worker {
+  readonly #deps: WorkerDeps
+  readonly #options: WorkerOptions
+  readonly #running = new Map<string, Running>()
+  readonly #finished = new Map<string, FinishedAttempt>()
+  readonly #tasks = new Set<Promise<void>>()
+  #epoch = 0
+
+  constructor(deps: WorkerDeps, options: WorkerOptions) {
+    this.#deps = deps
+    this.#options = options
+  }
+
+  /** Removes what attempts of an earlier process left behind. */
+  async start(): Promise<void> {
+    await mkdir(this.#options.directory, { recursive: true, mode: 0o711 })
+    for (const name of await readdir(this.#options.directory)) await removeTree(join(this.#options.directory, name))
+  }
+
+  get running(): RunningAttempt[] {
+    return [...this.#running.values()].map(({ lease, phase, phases }) => ({ attempt: lease.attempt, phase, phases }))
+  }
+
+  get finished(): FinishedAttempt[] {
+    return [...this.#finished.values()]
+  }
+
+  /** Does what the granter says. False, and nothing done, for one whose epoch is over. */
+  take(orders: Orders): boolean {
+    if (orders.epoch < this.#epoch) return false
+    this.#epoch = orders.epoch
+    for (const lease of orders.grants) this.#begin(lease)
+    for (const { attempt, limits } of orders.limits) {
+      const running = this.#running.get(attempt)
+      if (running === undefined || sameLimits(running.limits, limits)) continue
+      running.limits = limits
+      running.build?.setLimits(limits)
+    }
+    for (const attempt of orders.cancel) this.#running.get(attempt)?.abort.abort(new MeshError('MESH0304', 'nobody needs it any more'))
+    let hasChanged = orders.grants.length > 0
+    for (const attempt of orders.ack) hasChanged = this.#finished.delete(attempt) || hasChanged
+    if (hasChanged) this.#deps.onChange()
+    return true
+  }
+
+  /** The log of an attempt that runs here. */
+  liveLog(attempt: string): LiveLog | undefined {
+    const running = this.#running.get(attempt)
+    if (running === undefined) return undefined
+    return {
+      path: join(running.directory, 'log'),
+      sizeBytes: () => running.logBytes,
+      isOpen: () => this.#running.has(attempt),
+      onChange(listener) {
+        running.listeners.add(listener)
+        return { [Symbol.dispose]: () => running.listeners.delete(listener) }
+      },
+    }
+  }
+
+  /** Where the log of a finished attempt is, while its outcome is still kept. */
+  finishedLog(attempt: string): BlobRef | undefined {
+    const outcome = this.#finished.get(attempt)?.outcome
+    return outcome?.kind === 'failed' ? (outcome.log ?? undefined) : undefined
+  }
+
+  /** Resolves when nothing runs. Nothing new is asked for once the node drains. */
+  async idle(): Promise<void> {
+    while (this.#tasks.size > 0) await Promise.all(this.#tasks)
+  }
+
+  /** Ends everything that runs. */
+  async stop(): Promise<void> {
+    for (const running of this.#running.values()) running.abort.abort(new MeshError('MESH0108', 'the node is stopping'))
+    await this.idle()
+  }
+
+  #begin(lease: Lease): void {
+    if (this.#running.has(lease.attempt) || this.#finished.has(lease.attempt)) return
+    const running: Running = {
+      lease,
+      abort: new AbortController(),
+      directory: join(this.#options.directory, lease.attempt),
+      bytes: { peer: 0, mirror: 0, local: 0 },
+      listeners: new Set(),
+      phase: 'leased',
+      phases: {},
+      phaseSinceMs: this.#deps.clock.nowMs(),
+      build: undefined,
+      limits: lease.limits,
+      logBytes: 0,
+    }
+    this.#running.set(lease.attempt, running)
+    const task = this.#run(running).finally(() => this.#tasks.delete(task))
+    this.#tasks.add(task)
+  }
+
+  async #run(running: Running): Promise<void> {
+    const { lease } = running
+    const { log } = this.#deps
+    let outcome: AttemptOutcome
+    let usage: Usage | null = null
+    try {
+      if (this.#finished.size >= FINISHED_MAX) throw new MeshError('MESH0505', `${FINISHED_MAX} outcomes wait for their owner already`)
+      const action = decodeAction(lease.action)
+      await mkdir(running.directory, { mode: 0o711 })
+      ;({ outcome, usage } = lease.urls.length > 0 || action.fetch !== undefined ? await this.#fetch(running, action) : await this.#build(running, action))
+    } catch (error) {
+      outcome = outcomeOfError(error, running.abort.signal)
+      if (outcome.kind === 'infrastructure') log.warn({ err: error, attempt: lease.attempt, job: lease.job }, 'attempt failed on this node')
+    }
+    this.#enter(running, running.phase)
+    try {
+      await removeTree(running.directory)
+    } catch (error) {
+      log.warn({ err: error, attempt: lease.attempt }, 'directory of an attempt could not be removed')
+    }
+    this.#finished.set(lease.attempt, {
+      attempt: lease.attempt,
+      outcome,
+      usage,
+      phases: running.phases,
+      bytes: running.bytes,
+    })
+    this.#running.delete(lease.attempt)
+    for (const listener of running.listeners) listener()
+    this.#deps.onChange()
+  }
+
+  /** Ends the phase that it is in and begins another. */
+  #enter(running: Running, phase: Running['phase']): void {
+    const nowMs = this.#deps.clock.nowMs()
+    const tookMs = Math.max(0, Math.round(nowMs - running.phaseSinceMs))
+    if (running.phase === 'fetching') running.phases = { ...running.phases, fetch: tookMs }
+    if (running.phase === 'building') running.phases = { ...running.phases, build: tookMs }
+    if (running.phase === 'uploading') running.phases = { ...running.phases, upload: tookMs }
+    if (phase === running.phase) return
+    running.phase = phase
+    running.phaseSinceMs = nowMs
+    this.#deps.onChange()
+  }
+
+  async #build(running: Running, action: Action): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
+    const { lease, abort } = running
+    const { executor } = this.#deps
+    this.#enter(running, 'fetching')
+    await this.#obtainInputs(running, action)
+    const held: Materialised[] = []
+    try {
+      const inputs: BuildInput[] = []
+      for (const [path, entry] of action.inputs) inputs.push({ path, source: await this.#place(entry, held) })
+      abort.signal.throwIfAborted()
+      this.#enter(running, 'building')
+      const build = executor.start({
+        attempt: lease.attempt,
+        isolation: lease.isolation,
+        directory: running.directory,
+        argv: action.argv,
+        env: {
+          ...action.env,
+          MESH_JOBS: String(lease.cpus),
+          MESH_JOB: lease.job,
+          MESH_NODE: this.#options.name,
+          MESH_SYSTEM: action.system,
+        },
+        cwd: action.cwd,
+        inputs,
+        network: action.network,
+        limits: running.limits,
+      })
+      running.build = build
+      build.onLog((sizeBytes) => {
+        running.logBytes = sizeBytes
+        for (const listener of running.listeners) listener()
+      })
+      const onAbort = (): void => build.cancel()
+      abort.signal.addEventListener('abort', onAbort, { once: true })
+      const { end, usage } = await build.outcome
+      abort.signal.removeEventListener('abort', onAbort)
+      this.#enter(running, 'uploading')
+      return { outcome: await this.#outcomeOf(running, action, end, usage), usage }
+    } finally {
+      for (const materialised of held) materialised.release()
+    }
+  }
+
+  async #obtainInputs(running: Running, action: Action): Promise<void> {
+    const { lease, abort, bytes } = running
+    const hints = new Map(lease.hints)
+    const missing: Digest[] = []
+    let message = ''
+    await mapLimited(action.inputs, INPUTS_AT_ONCE, async ([path, entry]) => {
+      const blob = blobOf(entry)
+      if (blob === undefined) return
+      const peers = (hints.get(blob.digest) ?? []).flatMap((at) => lease.peers[at] ?? [])
+      try {
+        const moved = await this.#deps.obtain(entry, { peers, signal: abort.signal })
+        for (const source of ['peer', 'mirror', 'local'] as const) bytes[source] += moved[source]
+      } catch (error) {
+        if (!(error instanceof MeshError) || error.code !== 'MESH0501') throw error
+        missing.push(blob.digest)
+        message ||= `input ${path.slice(path.lastIndexOf('/') + 1)} of ${lease.name}: ${error.message}`
+      }
+    })
+    if (missing.length > 0) throw new MissingInputs(missing, message)
+  }
+
+  async #place(entry: Entry, held: Materialised[]): Promise<BuildInput['source']> {
+    if (entry.kind === 'symlink') return { kind: 'symlink', target: entry.target }
+    const materialised = await this.#deps.trees.acquire(entry)
+    held.push(materialised)
+    return { kind: entry.kind, hostPath: materialised.path }
+  }
+
+  async #outcomeOf(running: Running, action: Action, end: BuildEnd, usage: Usage): Promise<AttemptOutcome> {
+    switch (end.kind) {
+      case 'cancelled':
+        return { kind: 'cancelled' }
+      case 'infrastructure':
+        throw new MeshError('MESH0505', end.message)
+      case 'builder-not-found':
+        return this.#failed(running, 'MESH0406', end.message, 127)
+      case 'signalled':
+        return this.#failed(running, 'MESH0401', `ended by ${end.signal}`, 128 + (SIGNALS[end.signal] ?? 0))
+      case 'limit': {
+        const value = { timeout: running.limits.timeoutMs, silent: running.limits.maxSilentMs, log: running.limits.maxLogBytes }[end.limit]
+        const texts = {
+          timeout: `ran longer than run.timeout (${value / 1000} s)`,
+          silent: `printed nothing for run.max-silent (${value / 1000} s)`,
+          log: `printed more than run.max-log (${value} bytes)`,
+        }
+        const outcome = await this.#failed(running, 'MESH0402', `${texts[end.limit]} on ${this.#options.name} and was killed`, 1)
+        return { ...outcome, limit: { name: end.limit, value } }
+      }
+      case 'exited':
+        if (end.code !== 0) return this.#failed(running, 'MESH0401', `exit ${end.code} on ${this.#options.name}`, end.code)
+        return this.#succeeded(running, action, usage)
+    }
+  }
+
+  async #succeeded(running: Running, action: Action, usage: Usage): Promise<AttemptOutcome> {
+    const outputs: Record<string, Entry> = {}
+    const made = await readdir(join(running.directory, 'out'))
+    for (const [name] of action.outputs) {
+      if (!made.includes(name)) {
+        const others = made.length === 0 ? 'it created no output' : `it created: ${made.slice(0, 20).join(', ')}`
+        return this.#failed(running, 'MESH0403', `the builder ended with 0 but did not create $${name}; ${others}`, 1)
+      }
+      try {
+        outputs[name] = await ingest(this.#sink(), join(running.directory, 'out', name))
+      } catch (error) {
+        if (error instanceof MeshError && (error.code === 'MESH0207' || error.code === 'MESH0211' || error.code === 'MESH0210'))
+          return this.#failed(running, 'MESH0408', `output ${name}: ${error.message.replaceAll(running.directory, BUILD_ROOT)}`, 1)
+        throw error
+      }
+    }
+    const log = await this.#keepLog(running)
+    return { kind: 'built', result: this.#sign(running, action, outputs, log, usage) }
+  }
+
+  #sign(running: Running, action: Action, outputs: Record<string, Entry>, log: BlobRef, usage: Usage) {
+    const { lease } = running
+    const result: ActionResult = {
+      v: 1,
+      action: sha256(lease.action),
+      jobKey: lease.jobKey,
+      attempt: lease.attempt,
+      exitCode: 0,
+      outputs,
+      log,
+      usage,
+      userland: lease.userland,
+      builder: { peerId: this.#deps.signer.peerId, name: this.#options.name, system: action.system, isolation: lease.isolation },
+      endedAtWallMs: this.#deps.clock.wallMs(),
+    }
+    return signResult(result, this.#deps.signer)
+  }
+
+  /** Outputs become blobs by being moved in: nothing is copied. */
+  #sink(): IngestSink {
+    const { store } = this.#deps
+    return {
+      file: (path) => store.putFile(path, { move: true }),
+      async tree(ref, bytes) {
+        await store.put(bytes, ref)
+      },
+    }
+  }
+
+  async #keepLog(running: Running): Promise<BlobRef> {
+    const path = join(running.directory, 'log')
+    try {
+      return await this.#deps.store.putFile(path, { move: true })
+    } catch (error) {
+      if (!(error instanceof MeshError) && !hasCode(error, 'ENOENT')) throw error
+      if (error instanceof MeshError && error.code !== 'MESH0207') throw error
+      return this.#deps.store.put(new Uint8Array())
+    }
+  }
+
+  async #failed(
+    running: Running,
+    code: Extract<AttemptOutcome, { kind: 'failed' }>['code'],
+    message: string,
+    exitCode: number,
+  ): Promise<Extract<AttemptOutcome, { kind: 'failed' }>> {
+    const log = await this.#keepLog(running)
+    return { kind: 'failed', code, message: message.slice(0, 4096), exitCode: Math.min(255, Math.max(0, exitCode)), log, logTail: await this.#tailOf(log) }
+  }
+
+  /** The last lines of stdout and stderr, without what cannot be text. */
+  async #tailOf(log: BlobRef): Promise<string> {
+    const offsetBytes = 0
+    const reader = await this.#deps.store.open(log.digest, { offsetBytes })
+    if (reader === undefined) return ''
+    const decoder = new LogDecoder()
+    let tail = Buffer.alloc(0)
+    for await (const piece of reader) {
+      for (const record of decoder.push(piece)) {
+        tail = Buffer.concat([tail, record.bytes])
+        if (tail.byteLength > LOG_TAIL_BYTES) tail = tail.subarray(tail.byteLength - LOG_TAIL_BYTES)
+      }
+    }
+    return tail.toString('utf8').replaceAll('\0', '').replaceAll('\ufffd', '')
+  }
+
+  async #fetch(running: Running, action: Action): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
+    const { lease, abort } = running
+    const { clock, store } = this.#deps
+    const startedMs = clock.nowMs()
+    this.#enter(running, 'fetching')
+    const spool = await open(join(running.directory, 'log'), 'a')
+    const lines: string[] = []
+    let end
+    try {
+      if (action.fetch === undefined) throw new MeshError('MESH0210', 'a fetch without a sha256')
+      const path = join(running.directory, 'source')
+      end = await fetchSource(
+        { urls: lease.urls, mirrors: this.#options.mirrors, sha256: action.fetch, path, signal: abort.signal },
+        (line) => lines.push(`${line}\n`),
+      )
+      for (const line of lines)
+        await spool.write(encodeLogRecord({ stream: 'mesh', atMs: Math.round(clock.nowMs() - startedMs), bytes: Buffer.from(line) }))
+      if (end.kind === 'fetched') {
+        const ref = await store.putFile(path, { move: true })
+        running.bytes.mirror += ref.size
+        const usage = { wallMs: Math.round(clock.nowMs() - startedMs), cpuMs: 0, maxRssBytes: 0 }
+        const outputs: Record<string, Entry> = { out: { kind: 'file', ...ref, executable: false } }
+        const log = await this.#keepLog(running)
+        return { outcome: { kind: 'built', result: this.#sign(running, action, outputs, log, usage) }, usage }
+      }
+    } finally {
+      await spool.close()
+    }
+    if (end.kind === 'wrong') return { outcome: await this.#failed(running, 'MESH0407', end.message, 1), usage: null }
+    return { outcome: { kind: 'infrastructure', code: 'MESH0504', message: end.message.slice(0, 4096) }, usage: null }
+  }
+}
+
+/** Inputs that no peer and no mirror has. */
+class MissingInputs extends Error {
+  readonly inputs: readonly Digest[]
+  constructor(inputs: readonly Digest[], message: string) {
+    super(message)
+    this.inputs = inputs
+  }
+}
+
+function outcomeOfError(error: unknown, signal: AbortSignal): AttemptOutcome {
+  if (signal.aborted) return { kind: 'cancelled' }
+  if (error instanceof MissingInputs) return { kind: 'missing', inputs: [...error.inputs], message: error.message.slice(0, 4096) }
+  const isFull = (error instanceof MeshError && error.code === 'MESH0503') || hasCode(error, 'ENOSPC', 'EDQUOT')
+  return { kind: 'infrastructure', code: isFull ? 'MESH0503' : 'MESH0505', message: messageOf(error).slice(0, 4096) }
+}
+
+function sameLimits(a: Limits, b: Limits): boolean {
+  return a.timeoutMs === b.timeoutMs && a.maxSilentMs === b.maxSilentMs && a.maxLogBytes === b.maxLogBytes
+}
+
+const SIGNALS: Readonly<Record<string, number>> = constants.signals

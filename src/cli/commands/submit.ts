@@ -1,0 +1,214 @@
+/** `mesh submit`: a file becomes a graph, the graph a request, its outputs files again. */
+import { resolve } from 'node:path'
+import {
+  DryRun,
+  Priority,
+  PRIORITY_DEFAULT,
+  type RequestView,
+  type Submission,
+} from '../../wire/api.ts'
+import { EXIT, MeshError } from '../../base/errors.ts'
+import { FOLLOW_PATIENCE_MS, openClient, type Client } from '../client.ts'
+import type { Arguments } from '../command.ts'
+import { printJson, printLines, type Context } from '../context.ts'
+import { ingestPlan } from '../graph-file/ingest-plan.ts'
+import { parseDescription } from '../graph-file/parse-description.ts'
+import { planGraph } from '../graph-file/plan.ts'
+import { readGraphFile } from '../graph-file/read-graph-file.ts'
+import { checkPlaces, outputPlaces, placeName, writePlaces } from '../output-place.ts'
+import { openProgress, type Progress } from '../progress/progress.ts'
+import { cancelOnInterrupt, followRequest, submitGraph, thisSystem } from '../submission.ts'
+import { formatDuration, formatSize } from '../text/units.ts'
+import { table } from '../text/table.ts'
+import { Upload } from '../upload.ts'
+import { entryCid, entryOfCid } from './objects.ts'
+
+const OUT_DEFAULT = 'result'
+
+export async function submit(context: Context, args: Arguments): Promise<number> {
+  const priority =
+    args.parsed('priority', parsePriority, 'a number from 0 to 100') ?? PRIORITY_DEFAULT
+  if (args.flag('detach') && args.flag('follow'))
+    throw new MeshError('MESH0002', 'mesh submit: --detach and --follow contradict each other')
+  const file = await readGraphFile(context.cwd, args.operand(0))
+  const plan = planGraph(file.located, parseDescription(file.located), {
+    attributes: args.all('attr'),
+    system: thisSystem(),
+  })
+  const out = args.text('out') ?? OUT_DEFAULT
+  const directory = resolve(context.cwd, out)
+  const isDry = args.flag('dry-run')
+  const wanted = new Set(plan.wanted)
+  const names = plan.derivations
+    .filter(({ name }) => wanted.has(name))
+    .flatMap(({ name, outputs }) => outputs.map((output) => placeName(name, output)))
+  if (!isDry && !args.flag('detach')) await checkPlaces(directory, names)
+  using client = await openClient(context, args, { patienceMs: FOLLOW_PATIENCE_MS })
+  const upload = new Upload()
+  const graph = await ingestPlan(
+    {
+      located: file.located,
+      directory: file.directory,
+      upload,
+      entryOfCid: (cid) => entryOfCid(client, cid),
+    },
+    plan,
+    file.name,
+  )
+  const submission: Submission = {
+    graph,
+    priority,
+    keepGoing: args.flag('keep-going'),
+    noWait: args.flag('no-wait'),
+  }
+  if (isDry) return await dryRun(context, args, client, submission)
+  const progress = openProgress(context, args.text('progress'))
+  const accepted = await submitGraph({ client, context, upload }, submission, (text) =>
+    progress.notice(text),
+  )
+  const ended = args.flag('detach')
+    ? undefined
+    : await follow({ client, context, progress }, accepted.id)
+  if (ended === undefined) {
+    await waitDetachable(client, accepted)
+    progress.finish(undefined)
+    if (args.flag('json')) await printJson(context.stdout, resultJson(accepted))
+    else await context.stdout.write(`${accepted.id}\n`)
+    return EXIT.ok
+  }
+  const places = ended.state === 'cancelled' ? [] : outputPlaces(ended.outputs)
+  if (places.length > 0)
+    await writePlaces({ read: client.blob, random: context.random }, directory, places)
+  progress.finish(ended)
+  if (args.flag('json')) await printJson(context.stdout, resultJson(ended))
+  else
+    await printLines(
+      context.stdout,
+      places.map(({ name }) => `${out}/${name}`),
+    )
+  return ended.exit
+}
+
+function parsePriority(text: string): number | undefined {
+  return /^\d{1,3}$/.test(text) ? Priority.safeParse(Number(text)).data : undefined
+}
+
+/** The request at its end, or undefined when its user detached. */
+async function follow(
+  {
+    client,
+    context,
+    progress,
+  }: { readonly client: Client; readonly context: Context; readonly progress: Progress },
+  id: string,
+): Promise<RequestView | undefined> {
+  const detach = new AbortController()
+  const onNotice = (text: string): void => progress.notice(text)
+  using interrupts = cancelOnInterrupt({ client, context }, id, { onNotice, exit: EXIT.cancelled })
+  using _keys = readKeys(context, (key) => {
+    if (key === 'd') detach.abort()
+    if (key === '\x03') interrupts.interrupt()
+  })
+  return await followRequest(client, id, {
+    onEvent: (event) => progress.event(event),
+    onNotice,
+    signal: detach.signal,
+  })
+}
+
+/** Single keys, where there is a terminal to press them at and to show the progress on. */
+function readKeys({ stdin, stderr }: Context, onKey: (key: string) => void): Disposable {
+  if (!stdin.isTTY || !stderr.isTty) return { [Symbol.dispose]: () => undefined }
+  const listener = (bytes: Buffer): void => {
+    for (const key of bytes.toString('latin1')) onKey(key)
+  }
+  stdin.setRawMode(true)
+  stdin.on('data', listener)
+  const restore = (): void => void stdin.setRawMode(false)
+  process.on('exit', restore)
+  return {
+    [Symbol.dispose]() {
+      process.off('exit', restore)
+      restore()
+      stdin.off('data', listener)
+      stdin.pause()
+    },
+  }
+}
+
+/** Returns once no further byte is needed from here. */
+async function waitDetachable(client: Client, accepted: RequestView): Promise<void> {
+  if (accepted.detachable) return
+  const stop = new AbortController()
+  for await (const event of client.events(accepted.id, stop.signal, () => undefined))
+    if (event.type === 'end' || (event.type === 'request' && event.request.detachable)) break
+  stop.abort()
+}
+
+/** The object of `mesh submit --json`. Part of the public interface. */
+export function resultJson(request: RequestView): Record<string, unknown> {
+  const { built, cached, failed, cancelled } = request.counts
+  const { state, bytes, wallMs, serialMs, ranLocally, failures } = request
+  const outputs = Object.fromEntries(
+    Object.entries(request.outputs).map(([derivation, made]) => [
+      derivation,
+      Object.fromEntries(
+        Object.entries(made).map(([output, entry]) => [
+          output,
+          entry.kind === 'symlink'
+            ? { kind: entry.kind, target: entry.target, executable: false }
+            : {
+                cid: entryCid(entry),
+                kind: entry.kind,
+                executable: entry.kind === 'file' && entry.executable,
+              },
+        ]),
+      ),
+    ]),
+  )
+  return {
+    v: 1,
+    request: request.id,
+    state,
+    jobs: { built, cached, failed, cancelled },
+    outputs,
+    bytes,
+    wallMs,
+    serialMs,
+    ranLocally,
+    failures,
+  }
+}
+
+async function dryRun(
+  context: Context,
+  args: Arguments,
+  client: Client,
+  submission: Submission,
+): Promise<number> {
+  const answer = await client.send(DryRun, 'POST', '/api/dry-run', submission)
+  if (args.flag('json')) {
+    await printJson(context.stdout, { v: 1, ...answer })
+    return EXIT.ok
+  }
+  const { stdout } = context
+  await printLines(stdout, [
+    ...table(
+      [
+        { header: 'STATE', cell: ({ state }) => state },
+        { header: 'DERIVATION', cell: ({ name }) => name },
+        { header: 'INPUTS', align: 'right', cell: ({ inputBytes }) => formatSize(inputBytes) },
+        { header: 'TIMEOUT', align: 'right', cell: ({ run }) => formatDuration(run.timeoutMs) },
+        {
+          header: 'NODES',
+          cell: ({ nodes, state }) =>
+            nodes.length > 0 ? nodes.join(',') : state === 'cached' ? '' : 'none: it would wait',
+        },
+      ],
+      answer.derivations,
+      { style: stdout.style, width: stdout.columns() },
+    ),
+    `critical path: ${answer.criticalPath.join(' -> ')}`,
+  ])
+  return EXIT.ok
+}

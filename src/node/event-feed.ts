@@ -1,0 +1,85 @@
+/** The events of one request for one watcher: everything that is, then what changes, until it has ended. */
+import { sleep, type Clock } from '../base/clock.ts'
+import type { Request, Step } from '../scheduler/model.ts'
+import { jobView, requestView } from '../scheduler/views.ts'
+import type { Event } from '../wire/api.ts'
+import type { Owner } from './owner.ts'
+
+/** Changes within this time are told together, each job once. */
+const GATHER_MS = 40
+
+/** How often the reasons of waiting jobs are looked at again, and of how many. */
+const REASONS_MS = 2_000
+const REASONS_MAX = 50
+
+function waitingOf(request: Request): Step[] {
+  const waiting: Step[] = []
+  for (const step of request.steps.values())
+    if (step.phase === 'open' && step.job?.phase === 'waiting' && waiting.length < REASONS_MAX) waiting.push(step)
+  return waiting
+}
+
+/** Ends after `end`, or when the signal aborts. */
+export async function* eventsOf(
+  deps: { readonly owner: Owner; readonly clock: Clock; readonly ownerName: string },
+  request: Request,
+  signal: AbortSignal,
+): AsyncIterable<Event> {
+  const { owner, clock, ownerName } = deps
+  const changed = new Set<Step>(request.steps.values())
+  const told = new Map<Step, string>()
+  let noticeCount = 0
+  let wake: (() => void) | undefined
+  let isRequestChanged = true
+  const onChange = (): void => {
+    isRequestChanged = true
+    wake?.()
+  }
+  using _watch = owner.watch(request.wire.id, {
+    onStep(step) {
+      changed.add(step)
+      onChange()
+    },
+    onRequest: onChange,
+  })
+  signal.addEventListener('abort', onChange, { once: true })
+  try {
+    while (!signal.aborted) {
+      const moment = owner.moment()
+      const at = new Date(moment.wallMs).toISOString()
+      const hasEnded = request.state !== 'active'
+      isRequestChanged = false
+      yield { type: 'request', at, request: requestView(request, ownerName, moment) }
+      const steps = [...changed]
+      changed.clear()
+      for (const step of steps) {
+        const job = jobView(owner.scheduler, step, moment)
+        const text = JSON.stringify(job)
+        // Jobs that look the same as last time are not told again.
+        if (told.get(step) === text) continue
+        told.set(step, text)
+        yield { type: 'job', at, job }
+      }
+      for (; noticeCount < request.notices.length; noticeCount += 1) yield { type: 'notice', at, text: request.notices[noticeCount] ?? '' }
+      if (hasEnded) {
+        yield { type: 'end', at, request: requestView(request, ownerName, owner.moment()) }
+        return
+      }
+      if (!isRequestChanged && !signal.aborted) {
+        const { promise, resolve } = Promise.withResolvers<void>()
+        wake = resolve
+        // Reasons to wait change with the nodes, without an event of the job itself.
+        const timer = clock.setTimer(REASONS_MS, () => {
+          for (const step of waitingOf(request)) changed.add(step)
+          resolve()
+        })
+        await promise
+        timer.cancel()
+      }
+      wake = undefined
+      if (request.state === 'active') await sleep(clock, GATHER_MS)
+    }
+  } finally {
+    signal.removeEventListener('abort', onChange)
+  }
+}

@@ -1,0 +1,90 @@
+/**
+ * The worker's side of one connection to its granter: says what is, whenever that changes and at every
+ * heartbeat, and passes on what should be.
+ */
+import type { Worker } from '../build/worker.ts'
+import type { HostEnvironment } from '../build/host-environment.ts'
+import type { Digest } from '../wire/digest.ts'
+import type { Environment } from '../wire/environment.ts'
+import type { DesiredMessage, Resources, SyncMessage } from '../wire/work-messages.ts'
+
+/** Programs that were hashed because somebody asked; beyond it no more are. */
+const PROBED_TOOLS_MAX = 4096
+
+/** What this node offers, whoever grants. */
+export class Offer {
+  readonly #host: HostEnvironment
+  readonly #tools = new Map<string, Digest | null>()
+  readonly #environments: readonly Environment[]
+  capacity: Resources
+  isDraining = false
+  note = ''
+
+  constructor(host: HostEnvironment, environments: readonly Environment[], capacity: Resources) {
+    this.#host = host
+    this.#environments = environments
+    this.capacity = capacity
+  }
+
+  get environments(): Environment[] {
+    const tools = Object.fromEntries(this.#tools)
+    return this.#environments.map((environment) => ({ ...environment, tools: { ...environment.tools, ...tools } }))
+  }
+
+  /** Hashes programs that are not known yet; true when something was added. */
+  async probe(names: readonly string[]): Promise<boolean> {
+    let hasAdded = false
+    for (const name of names) {
+      if (this.#tools.has(name) || this.#tools.size >= PROBED_TOOLS_MAX) continue
+      this.#tools.set(name, await this.#host.probeTool(name))
+      hasAdded = true
+    }
+    return hasAdded
+  }
+}
+
+/** One connection. A node without a worker says only that it is there. */
+export class WorkerSession {
+  readonly #worker: Worker | undefined
+  readonly #offer: Offer | undefined
+  readonly #request: (make: () => SyncMessage) => void
+  #seq = 0
+  #ackSeq = 0
+
+  /** `request` asks for a sync to be sent when the connection can take it. */
+  constructor(worker: Worker | undefined, offer: Offer | undefined, request: (make: () => SyncMessage) => void) {
+    this.#worker = worker
+    this.#offer = offer
+    this.#request = request
+  }
+
+  /** Something changed. */
+  changed(): void {
+    this.#request(() => this.#make())
+  }
+
+  #make(): SyncMessage {
+    this.#seq += 1
+    return {
+      type: 'sync',
+      seq: this.#seq,
+      ackSeq: this.#ackSeq,
+      state: this.#offer?.isDraining === true ? 'draining' : 'ready',
+      note: this.#offer?.note ?? '',
+      environments: this.#offer?.environments ?? [],
+      capacity: this.#offer?.capacity ?? { cpus: 0, memoryBytes: 0, diskBytes: 0 },
+      running: this.#worker?.running ?? [],
+      finished: this.#worker?.finished ?? [],
+    }
+  }
+
+  take(message: DesiredMessage): void {
+    if (message.seq <= this.#ackSeq) return
+    if (this.#worker !== undefined && !this.#worker.take(message)) return
+    this.#ackSeq = message.seq
+    if (message.tools.length === 0 || this.#offer === undefined) return
+    void this.#offer.probe(message.tools).then((hasAdded) => {
+      if (hasAdded) this.changed()
+    })
+  }
+}

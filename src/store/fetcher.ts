@@ -1,0 +1,461 @@
+/**
+ * Brings blobs into the store from wherever they are: hints of the caller first, then whoever is located,
+ * then mirrors. Each blob is fetched once however many ask for it; small ones travel together.
+ *
+ * Bytes go through memory piece by piece into the store, which alone decides whether they are the right
+ * ones. A source that dies midway is continued by another at the same byte.
+ */
+import type { Logger } from 'pino'
+import type { Clock } from '../base/clock.ts'
+import { MeshError, messageOf } from '../base/errors.ts'
+import type { Random } from '../base/random.ts'
+import { mapLimited } from '../files/map-limited.ts'
+import { OBJECT_BYTES_MAX } from '../wire/cbor.ts'
+import { cidOf, type BlobRef, type Digest } from '../wire/digest.ts'
+import { blobOf, decodeTree, TREE_DEPTH_MAX, type Entry, type Tree } from '../wire/tree.ts'
+import { BATCH_ITEMS_MAX, SMALL_BLOB_BYTES_MAX, SourceError, type BlobSource } from './blob-source.ts'
+import type { BlobStore } from './blob-store.ts'
+import { ByteWindow } from './byte-window.ts'
+import { asSourceError, Trail } from './fetch-trail.ts'
+import { firstToBegin } from './hedge.ts'
+import { SourceHealth } from './source-health.ts'
+import { within } from './stall-limit.ts'
+
+/** Blobs, or batches of small ones, that are fetched at a time. */
+const FETCHES_AT_ONCE = 8
+const BATCH_BYTES = 4 * 1024 * 1024
+/** The others are used meanwhile; then it is as if nobody had been located. */
+const LOCATE_MS = 2_000
+/** A source below this rate is left when another is there. */
+const SLOW_BYTES_PER_S = 64 * 1024
+const SLOW_AFTER_MS = 2_000
+/** Blobs of one tree. */
+export const TREE_BLOBS_MAX = 500_000
+
+/** Bytes by where they came from. */
+export interface FetchedBytes {
+  readonly local: number
+  readonly peer: number
+  readonly mirror: number
+}
+
+export interface Fetched {
+  readonly from: keyof FetchedBytes
+  readonly bytes: number
+}
+
+export interface FetchOptions {
+  /** Sources that probably have it, best first. */
+  readonly hints?: readonly BlobSource[]
+  readonly signal: AbortSignal
+}
+
+export interface Fetcher {
+  /**
+   * Resolves when the blob is in the store. Throws MESH0501 naming each source with its answer, MESH0503
+   * for a full disk.
+   */
+  fetch(ref: BlobRef, options: FetchOptions): Promise<Fetched>
+  /** All of them; what was fetched stays when one fails. */
+  fetchAll(refs: readonly BlobRef[], options: FetchOptions): Promise<FetchedBytes>
+  /** The blob of the entry and, for a directory, everything under it. */
+  fetchTree(entry: Entry, options: FetchOptions): Promise<FetchedBytes>
+  /** Received since the start, wrong and repeated bytes included: for metrics. */
+  readonly totals: { readonly peer: number; readonly mirror: number }
+}
+
+/** Who has what, besides the hints; asked at most once per fetch, for all its blobs. */
+export type Locate = (
+  refs: readonly BlobRef[],
+  options: { readonly signal: AbortSignal },
+) => Promise<ReadonlyMap<Digest, readonly BlobSource[]>>
+
+interface FetcherDeps {
+  readonly store: BlobStore
+  readonly clock: Clock
+  readonly log: Logger
+  readonly random: Random
+  readonly locate?: Locate
+}
+
+export function openFetcher(
+  deps: FetcherDeps,
+  options: { readonly mirrors?: readonly BlobSource[] } = {},
+): Fetcher {
+  return new StoreFetcher(deps, options.mirrors ?? [])
+}
+
+type Located = () => Promise<ReadonlyMap<Digest, readonly BlobSource[]>>
+
+class StoreFetcher implements Fetcher {
+  readonly totals = { peer: 0, mirror: 0 }
+  readonly #deps: FetcherDeps
+  readonly #store: BlobStore
+  readonly #mirrors: readonly BlobSource[]
+  readonly #health: SourceHealth
+  readonly #slots = new ByteWindow({ bytesMax: FETCHES_AT_ONCE })
+  /** What is being fetched. Its failure is its starter's: others that wait for it try themselves then. */
+  readonly #flights = new Map<Digest, Promise<Fetched>>()
+
+  constructor(deps: FetcherDeps, mirrors: readonly BlobSource[]) {
+    this.#deps = deps
+    this.#store = deps.store
+    this.#mirrors = mirrors
+    this.#health = new SourceHealth({ random: deps.random })
+  }
+
+  fetch(ref: BlobRef, options: FetchOptions): Promise<Fetched> {
+    return this.#fetchOnce(ref, options, this.#locator([ref], options.signal))
+  }
+
+  async #fetchOnce(
+    ref: BlobRef,
+    options: FetchOptions,
+    located: Located,
+    results: ReadonlyMap<string, string> = new Map(),
+  ): Promise<Fetched> {
+    for (;;) {
+      options.signal.throwIfAborted()
+      const sizeBytes = await this.#store.sizeOf(ref.digest)
+      if (sizeBytes === ref.size) return { from: 'local', bytes: ref.size }
+      if (sizeBytes !== undefined)
+        throw new MeshError('MESH0501', `${cidOf(ref.digest)} has ${sizeBytes} bytes, not ${ref.size}: no source can give it`)
+      const flight = this.#flights.get(ref.digest)
+      if (flight === undefined) return this.#fly(ref.digest, this.#fetchOne(ref, options, located, results))
+      const isDone = await orAborted(flight, options.signal).then(
+        () => true,
+        () => false,
+      )
+      if (isDone) continue // it is in the store now, or was evicted since
+    }
+  }
+
+  #fly(digest: Digest, work: Promise<Fetched>): Promise<Fetched> {
+    const flight = work.finally(() => this.#flights.delete(digest))
+    this.#flights.set(digest, flight)
+    flight.catch(() => undefined) // its starter has the error; there may be nobody else
+    return flight
+  }
+
+  async #fetchOne(
+    ref: BlobRef,
+    options: FetchOptions,
+    located: Located,
+    results: ReadonlyMap<string, string>,
+  ): Promise<Fetched> {
+    const { signal } = options
+    await this.#slots.acquire(1, signal)
+    try {
+      const trail = this.#trail([ref], options, located, results)
+      let mayMix = true
+      for (;;) {
+        const contributors: BlobSource[] = []
+        try {
+          await this.#store.put(this.#bytes(ref, trail, { contributors, mayMix, signal }), ref)
+          return { from: contributors.at(-1)?.kind ?? 'peer', bytes: ref.size }
+        } catch (error) {
+          signal.throwIfAborted()
+          if (error instanceof BrokenOff) continue
+          if (!(error instanceof MeshError) || error.code !== 'MESH0502') throw error
+          const [only, ...others] = contributors
+          if (only !== undefined && others.length === 0) this.#noteWrong(trail, only, error)
+          // One of several lied. From now on each has to give the whole, which shows who.
+          else {
+            mayMix = false
+            for (const source of contributors) trail.note(source, 'gave a part of wrong bytes', true)
+          }
+        }
+      }
+    } finally {
+      this.#slots.release(1)
+    }
+  }
+
+  #noteWrong(trail: Trail, source: BlobSource, error: unknown): void {
+    trail.note(source, `sent wrong bytes: ${messageOf(error)}`)
+    this.#health.note(source, 'wrong', this.#deps.clock.nowMs())
+    this.#deps.log.warn({ source: source.name, err: error }, 'source sent wrong bytes and was banned')
+  }
+
+  /** The bytes from one source after the other. Throws MESH0501 when none is left. */
+  async *#bytes(
+    ref: BlobRef,
+    trail: Trail,
+    options: { readonly contributors: BlobSource[]; readonly mayMix: boolean; readonly signal: AbortSignal },
+  ): AsyncGenerator<Uint8Array> {
+    const { contributors, mayMix, signal } = options
+    let offsetBytes = 0
+    for (;;) {
+      const begun = await firstToBegin(
+        { clock: this.#deps.clock, health: this.#health },
+        trail,
+        (source, sourceSignal) => source.fetch(ref, { offsetBytes, signal: sourceSignal }),
+        signal,
+      )
+      if (begun === undefined) throw trail.notAvailable(ref)
+      const { source } = begun
+      contributors.push(source)
+      const beganAtBytes = offsetBytes
+      const pace = new Pace(this.#deps.clock)
+      try {
+        for await (const piece of begun.items) {
+          this.totals[source.kind] += piece.byteLength
+          offsetBytes += piece.byteLength
+          if (piece.byteLength > 0) yield piece
+          if (offsetBytes < ref.size && mayMix && pace.isSlow(piece.byteLength) && !trail.isResumed(source))
+            throw new SourceError('failed', `sent less than ${SLOW_BYTES_PER_S / 1024} KiB/s`)
+        }
+        if (offsetBytes < ref.size) throw new SourceError('failed', `ended after ${offsetBytes} of ${ref.size} bytes`)
+        this.#health.noteGood(source)
+        return
+      } catch (error) {
+        signal.throwIfAborted()
+        const { reason, message } = asSourceError(error)
+        trail.note(source, message, reason !== 'wrong' && mayMix && offsetBytes > beganAtBytes)
+        this.#health.note(source, reason, this.#deps.clock.nowMs())
+        this.#deps.log.debug({ source: source.name, digest: ref.digest, offsetBytes, err: error }, 'source broke off')
+        if (!mayMix && offsetBytes > 0) throw new BrokenOff()
+      } finally {
+        begun.close()
+      }
+    }
+  }
+
+  async fetchAll(refs: readonly BlobRef[], options: FetchOptions): Promise<FetchedBytes> {
+    const missing = await this.#store.missing(refs)
+    const located = this.#locator(missing, options.signal)
+    const sum = { local: 0, peer: 0, mirror: 0 }
+    for (const { size } of new Map(refs.map((ref) => [ref.digest, ref])).values()) sum.local += size
+    for (const { size } of missing) sum.local -= size
+    const add = ({ from, bytes }: Fetched): void => {
+      sum[from] += bytes
+    }
+    const work = [
+      ...batches(missing.filter((ref) => ref.size <= SMALL_BLOB_BYTES_MAX)),
+      ...missing.filter((ref) => ref.size > SMALL_BLOB_BYTES_MAX).map((ref) => [ref]),
+    ]
+    await mapLimited(work, FETCHES_AT_ONCE, async (batch) => {
+      const [first, ...others] = batch
+      if (first !== undefined && others.length === 0) add(await this.#fetchOnce(first, options, located))
+      else for (const fetched of await this.#fetchBatch(batch, options, located)) add(fetched)
+    })
+    return sum
+  }
+
+  /** Small blobs: together from the sources that can, then one by one from the others. */
+  async #fetchBatch(batch: readonly BlobRef[], options: FetchOptions, located: Located): Promise<Fetched[]> {
+    const mine = batch.filter(({ digest }) => !this.#flights.has(digest))
+    const mineAsked = new Set(mine)
+    const done = new Map<Digest, Fetched>()
+    const trail = this.#trail(mine, options, located, new Map(), (source) => source.fetchMany !== undefined)
+    // Others that want one of these wait for the whole batch: it is short.
+    const flight = this.#fetchTogether(mine, done, trail, options.signal)
+    for (const ref of mine)
+      this.#fly(
+        ref.digest,
+        flight.then(() => done.get(ref.digest) ?? Promise.reject(new Error('not in the batch'))),
+      )
+    await flight
+    const rest = batch.filter(({ digest }) => !done.has(digest))
+    // Sources that were asked for all of them are not asked again for each.
+    const later = await mapLimited(rest, FETCHES_AT_ONCE, (ref) =>
+      this.#fetchOnce(ref, options, located, mineAsked.has(ref) ? trail.results : new Map()),
+    )
+    return [...done.values(), ...later]
+  }
+
+  async #fetchTogether(
+    refs: readonly BlobRef[],
+    done: Map<Digest, Fetched>,
+    trail: Trail,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const rest = new Map(refs.map((ref) => [ref.digest, ref]))
+    if (rest.size === 0) return
+    await this.#slots.acquire(1, signal)
+    try {
+      while (rest.size > 0) {
+        const begun = await firstToBegin(
+          { clock: this.#deps.clock, health: this.#health },
+          trail,
+          async (source, sourceSignal) => source.fetchMany?.([...rest.values()], { signal: sourceSignal }),
+          signal,
+        )
+        if (begun === undefined) return
+        await this.#takeBatch(begun.source, begun.items, { rest, done, trail, signal }).finally(() => begun.close())
+      }
+    } finally {
+      this.#slots.release(1)
+    }
+  }
+
+  /** Stores what the source gives of `rest`, and notes what kept it from giving all. */
+  async #takeBatch(
+    source: BlobSource,
+    items: AsyncIterable<{ readonly ref: BlobRef; readonly bytes: Uint8Array }>,
+    state: {
+      readonly rest: Map<Digest, BlobRef>
+      readonly done: Map<Digest, Fetched>
+      readonly trail: Trail
+      readonly signal: AbortSignal
+    },
+  ): Promise<void> {
+    const { rest, done, trail, signal } = state
+    const iterator = items[Symbol.asyncIterator]()
+    try {
+      while (rest.size > 0) {
+        const next = await iterator.next().catch((error: unknown) => asSourceError(error))
+        signal.throwIfAborted()
+        if (next instanceof SourceError) {
+          trail.note(source, next.message)
+          this.#health.note(source, next.reason, this.#deps.clock.nowMs())
+          return
+        }
+        if (next.done === true) {
+          trail.note(source, 'does not have it')
+          return
+        }
+        const { ref, bytes } = next.value
+        this.totals[source.kind] += bytes.byteLength
+        if (!rest.has(ref.digest)) continue
+        await this.#store.put(bytes, ref)
+        rest.delete(ref.digest)
+        done.set(ref.digest, { from: source.kind, bytes: ref.size })
+      }
+      this.#health.noteGood(source)
+    } catch (error) {
+      if (!(error instanceof MeshError) || error.code !== 'MESH0502') throw error
+      this.#noteWrong(trail, source, error)
+    } finally {
+      await iterator.return?.()
+    }
+  }
+
+  async fetchTree(entry: Entry, options: FetchOptions): Promise<FetchedBytes> {
+    const sum = { local: 0, peer: 0, mirror: 0 }
+    const seen = new Set<Digest>()
+    let trees: BlobRef[] = []
+    let files: BlobRef[] = []
+    const want = (one: Entry): void => {
+      const ref = blobOf(one)
+      if (ref === undefined || seen.has(ref.digest)) return
+      seen.add(ref.digest)
+      if (seen.size > TREE_BLOBS_MAX)
+        throw new MeshError('MESH0211', `a tree has more than ${TREE_BLOBS_MAX} blobs`)
+      ;(one.kind === 'dir' ? trees : files).push(ref)
+    }
+    want(entry)
+    // Level by level: the files of one go together with the directories of the next.
+    for (let depth = 0; trees.length + files.length > 0; depth++) {
+      if (depth > TREE_DEPTH_MAX)
+        throw new MeshError('MESH0210', `a tree is deeper than ${TREE_DEPTH_MAX} directories`)
+      const level = trees
+      const fetched = await this.fetchAll([...trees, ...files], options)
+      sum.local += fetched.local
+      sum.peer += fetched.peer
+      sum.mirror += fetched.mirror
+      trees = []
+      files = []
+      for (const ref of level) for (const child of await this.#readTree(ref, options)) want(child.entry)
+    }
+    return sum
+  }
+
+  async #readTree(ref: BlobRef, options: FetchOptions): Promise<Tree> {
+    if (ref.size > OBJECT_BYTES_MAX)
+      throw new MeshError('MESH0210', `a tree claims ${ref.size} bytes, the limit is ${OBJECT_BYTES_MAX}`)
+    for (;;) {
+      const bytes = await this.#store.read(ref.digest, OBJECT_BYTES_MAX)
+      if (bytes !== undefined) return decodeTree(bytes)
+      await this.fetch(ref, options) // evicted since it was fetched
+    }
+  }
+
+  #trail(
+    refs: readonly BlobRef[],
+    options: FetchOptions,
+    located: Located,
+    results: ReadonlyMap<string, string>,
+    isFit: (source: BlobSource) => boolean = () => true,
+  ): Trail {
+    const stages = [
+      async () => options.hints ?? [],
+      async () => {
+        const sources = await located()
+        return refs.flatMap(({ digest }) => sources.get(digest) ?? [])
+      },
+      async () => this.#mirrors,
+    ]
+    return new Trail(
+      { health: this.#health },
+      stages.map((stage) => async () => (await stage()).filter(isFit)),
+      results,
+    )
+  }
+
+  /** Asks when first called. A failure to locate is nobody located. */
+  #locator(refs: readonly BlobRef[], signal: AbortSignal): Located {
+    const { locate, clock, log } = this.#deps
+    let answer: Promise<ReadonlyMap<Digest, readonly BlobSource[]>> | undefined
+    const ask = async (): Promise<ReadonlyMap<Digest, readonly BlobSource[]>> => {
+      if (locate === undefined) return new Map()
+      try {
+        return await within(clock, locate(refs, { signal }), LOCATE_MS, () => new Error(`no answer in ${LOCATE_MS} ms`))
+      } catch (error) {
+        signal.throwIfAborted()
+        log.debug({ err: error, count: refs.length }, 'blobs could not be located')
+        return new Map()
+      }
+    }
+    return () => (answer ??= ask())
+  }
+}
+
+/** The one source that gave a beginning does not give the rest, and no other may. */
+class BrokenOff extends Error {}
+
+/** Tells when bytes come too slowly, looking at SLOW_AFTER_MS at a time. */
+class Pace {
+  readonly #clock: Clock
+  #sinceMs: number
+  #bytes = 0
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+    this.#sinceMs = clock.nowMs()
+  }
+
+  isSlow(byteCount: number): boolean {
+    this.#bytes += byteCount
+    const elapsedMs = this.#clock.nowMs() - this.#sinceMs
+    if (elapsedMs < SLOW_AFTER_MS) return false
+    const isSlow = this.#bytes * 1000 < SLOW_BYTES_PER_S * elapsedMs
+    this.#sinceMs += elapsedMs
+    this.#bytes = 0
+    return isSlow
+  }
+}
+
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason)
+    signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}
+
+function batches(refs: readonly BlobRef[]): BlobRef[][] {
+  const all: BlobRef[][] = []
+  let byteCount = Infinity
+  for (const ref of refs) {
+    const last = all.at(-1)
+    if (last === undefined || last.length === BATCH_ITEMS_MAX || byteCount + ref.size > BATCH_BYTES) {
+      all.push([ref])
+      byteCount = ref.size
+    } else {
+      last.push(ref)
+      byteCount += ref.size
+    }
+  }
+  return all
+}

@@ -1,0 +1,478 @@
+/**
+ * Blobs as plain files, one per blob, served by any static HTTP server as they are; an index beside them
+ * answers what is there without a look at the disk.
+ *
+ * Commit: write under tmp/ while hashing, compare, rename to the final name, then tell the index. A crash
+ * between two steps leaves either garbage in tmp/ or a file that the next start finds. Nothing is synced
+ * per blob; a checkpoint every minute syncs what is new and moves the mark up to which recovery believes
+ * the files.
+ */
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  fchmodSync,
+  fchownSync,
+  fdatasync,
+  fstatSync,
+  futimesSync,
+  mkdirSync,
+  open,
+  openSync,
+  readdirSync,
+  readSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeSync,
+} from 'node:fs'
+import { copyFile } from 'node:fs/promises'
+import type { Logger } from 'pino'
+import type { Clock, Timer } from '../base/clock.ts'
+import { hasCode, MeshError } from '../base/errors.ts'
+import { collectBytes } from '../files/collect-bytes.ts'
+import { PIECE_BYTES, readAt, writeAllAt } from '../files/file-io.ts'
+import { hashFile, identityOf } from '../files/ingest.ts'
+import { mapLimited, nextTurn } from '../files/map-limited.ts'
+import { Hasher, sha256, type BlobRef, type Digest } from '../wire/digest.ts'
+import { openBlobIndex, type BlobIndex } from './blob-index.ts'
+import type { BlobRange, BlobReader, BlobStore, StoredBlob, StoreStats } from './blob-store.ts'
+import { diskError } from './disk.ts'
+import { checkExpected, releaseSource, SizeGuard } from './expected.ts'
+import { FileReader } from './file-reader.ts'
+import { checkFormat, FsLayout, readCheckpoint, writeCheckpoint, writeFormat } from './fs-layout.ts'
+import { recover } from './fs-recovery.ts'
+
+/** Up to this size a blob is written and read with calls that block: they are over before a thread has begun. */
+const SMALL_BYTES = 64 * 1024
+const CHECKPOINT_MS = 60_000
+/** Blobs committed since the last checkpoint; at this number `put` waits for the next. */
+const UNSYNCED_MAX = 200_000
+const SYNCS_AT_ONCE = 2
+/** Last use is kept this exactly, so that reading does not write. */
+const USED_RESOLUTION_MS = 60_000
+/** One time for all files: a build must not see when its inputs were fetched. */
+const FILE_TIME_SECONDS = 1
+const BLOB_MODE = 0o444
+const EXECUTABLE_MODE = 0o555
+const LOOKUPS_PER_TURN = 1_000
+
+/** Throws MESH0105 when another process has the store, MESH0106 when a newer version wrote it. */
+export async function openFsBlobStore(
+  deps: { readonly clock: Clock; readonly log: Logger },
+  options: { readonly directory: string },
+): Promise<BlobStore> {
+  const layout = new FsLayout(options.directory)
+  checkFormat(layout.directory)
+  try {
+    mkdirSync(layout.temporary, { recursive: true })
+    // From here on the store is ours alone.
+    const { index, isNew } = await openBlobIndex({ log: deps.log }, { directory: layout.index })
+    try {
+      writeFormat(layout.directory)
+      for (const name of readdirSync(layout.temporary))
+        rmSync(`${layout.temporary}/${name}`, { recursive: true, force: true })
+      const checkpoint = readCheckpoint(layout.directory)
+      const stats =
+        checkpoint.clean && !isNew
+          ? { count: checkpoint.count, bytes: checkpoint.bytes }
+          : await recover(
+              { layout, index, log: deps.log },
+              { isIndexNew: isNew, checkpointAtWallMs: checkpoint.atWallMs, nowWallMs: deps.clock.wallMs() },
+            )
+      writeCheckpoint(layout.directory, { ...stats, atWallMs: checkpoint.atWallMs, clean: false })
+      return new FsBlobStore({ ...deps, layout, index }, stats, checkpoint.atWallMs)
+    } catch (error) {
+      await index.close()
+      throw error
+    }
+  } catch (error) {
+    throw diskError(error, layout.directory)
+  }
+}
+
+class FsBlobStore implements BlobStore {
+  readonly #clock: Clock
+  readonly #log: Logger
+  readonly #layout: FsLayout
+  readonly #index: BlobIndex
+  #count: number
+  #bytes: number
+  #checkpointAtWallMs: number
+  #unsynced = new Set<Digest>()
+  #checkpointing: Promise<void> | undefined
+  #timer: Timer
+  #closing = false
+
+  constructor(
+    deps: { clock: Clock; log: Logger; layout: FsLayout; index: BlobIndex },
+    stats: StoreStats,
+    checkpointAtWallMs: number,
+  ) {
+    this.#clock = deps.clock
+    this.#log = deps.log
+    this.#layout = deps.layout
+    this.#index = deps.index
+    this.#count = stats.count
+    this.#bytes = stats.bytes
+    this.#checkpointAtWallMs = checkpointAtWallMs
+    this.#timer = this.#scheduleCheckpoint()
+  }
+
+  async has(digest: Digest): Promise<boolean> {
+    return this.#index.find(digest) !== undefined
+  }
+
+  async sizeOf(digest: Digest): Promise<number | undefined> {
+    return this.#index.find(digest)?.sizeBytes
+  }
+
+  async missing(refs: readonly BlobRef[]): Promise<BlobRef[]> {
+    const missing = new Map<Digest, BlobRef>()
+    for (const [at, ref] of refs.entries()) {
+      if (at % LOOKUPS_PER_TURN === LOOKUPS_PER_TURN - 1) await nextTurn()
+      if (this.#index.find(ref.digest) === undefined) missing.set(ref.digest, ref)
+    }
+    return [...missing.values()]
+  }
+
+  async open(digest: Digest, range: BlobRange = {}): Promise<BlobReader | undefined> {
+    const sizeBytes = this.#use(digest)
+    if (sizeBytes === undefined) return undefined
+    const path = this.#layout.blob(digest)
+    const file = await openToRead(path)
+    if (file !== undefined && fstatSync(file).size === sizeBytes)
+      return new FileReader(file, path, sizeBytes, range)
+    if (file !== undefined) closeSync(file)
+    await this.#dropDamaged(digest)
+    return undefined
+  }
+
+  async read(digest: Digest, bytesMax: number): Promise<Uint8Array | undefined> {
+    const sizeBytes = this.#use(digest)
+    if (sizeBytes === undefined) return undefined
+    if (sizeBytes > bytesMax)
+      throw new MeshError('MESH0211', `blob ${digest} has ${sizeBytes} bytes, at most ${bytesMax} are read at once`)
+    if (sizeBytes <= SMALL_BYTES) {
+      const bytes = readSmall(this.#layout.blob(digest), sizeBytes)
+      if (bytes === undefined) await this.#dropDamaged(digest)
+      return bytes
+    }
+    const reader = await this.open(digest)
+    if (reader === undefined) return undefined
+    return collectBytes(reader, sizeBytes)
+  }
+
+  async pathOf(digest: Digest, executable: boolean): Promise<string | undefined> {
+    const sizeBytes = this.#use(digest)
+    if (sizeBytes === undefined) return undefined
+    const path = this.#layout.blob(digest)
+    if (statSync(path, { throwIfNoEntry: false })?.size !== sizeBytes) {
+      await this.#dropDamaged(digest)
+      return undefined
+    }
+    if (!executable) return path
+    const executablePath = this.#layout.executable(digest)
+    if (!existsSync(executablePath)) await this.#makeExecutable(path, executablePath, sizeBytes)
+    return executablePath
+  }
+
+  async #makeExecutable(path: string, executablePath: string, sizeBytes: number): Promise<void> {
+    const temporary = this.#layout.newTemporary()
+    try {
+      if (sizeBytes <= SMALL_BYTES) copyFileSync(path, temporary)
+      else await copyFile(path, temporary, constants.COPYFILE_FICLONE)
+      utimesSync(temporary, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
+      chmodSync(temporary, EXECUTABLE_MODE)
+      this.#layout.moveIn(temporary, executablePath)
+    } catch (error) {
+      rmSync(temporary, { force: true })
+      throw diskError(error, this.#layout.directory)
+    }
+  }
+
+  async put(
+    source: Uint8Array | AsyncIterable<Uint8Array>,
+    expected?: BlobRef,
+  ): Promise<BlobRef> {
+    if (expected !== undefined && this.#index.find(expected.digest)?.sizeBytes === expected.size) {
+      await releaseSource(source)
+      return expected
+    }
+    const temporary = this.#layout.newTemporary()
+    try {
+      await this.#settle()
+      const ref =
+        source instanceof Uint8Array && source.byteLength <= SMALL_BYTES
+          ? writeSmall(temporary, source, expected)
+          : await writeStream(temporary, source, expected)
+      this.#commit(temporary, ref)
+      return ref
+    } catch (error) {
+      throw diskError(error, this.#layout.directory)
+    } finally {
+      rmSync(temporary, { force: true })
+    }
+  }
+
+  async putFile(path: string, options: { readonly move: boolean }): Promise<BlobRef> {
+    const { ref, identity } = await hashFile(path)
+    try {
+      await this.#settle()
+      if (this.#index.find(ref.digest) === undefined && !(options.move && this.#adopt(path, ref, identity)))
+        await this.put(readWhole(path), ref)
+      if (options.move) rmSync(path, { force: true })
+      return ref
+    } catch (error) {
+      throw diskError(error, this.#layout.directory)
+    }
+  }
+
+  /**
+   * Makes the file itself the blob, unless it is on another file system, or has another name through which
+   * it could be changed later, or cannot be made our own.
+   */
+  #adopt(path: string, ref: BlobRef, identity: string): boolean {
+    const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+    try {
+      const stat = fstatSync(file, { bigint: true })
+      if (identityOf(stat) !== identity)
+        throw new MeshError('MESH0207', `${path} changed while it was read`, { where: path })
+      if (stat.nlink !== 1n) return false
+      const uid = process.geteuid?.()
+      if (uid !== undefined && stat.uid !== BigInt(uid)) fchownSync(file, uid, process.getegid?.() ?? -1)
+      fchmodSync(file, BLOB_MODE)
+      futimesSync(file, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
+      this.#commit(path, ref)
+      return true
+    } catch (error) {
+      if (hasCode(error, 'EXDEV', 'EPERM', 'EACCES')) return false
+      throw error
+    } finally {
+      closeSync(file)
+    }
+  }
+
+  /** The last step of every way in. Synchronous: no other writer of the same blob comes between. */
+  #commit(temporary: string, ref: BlobRef): void {
+    if (this.#index.find(ref.digest) !== undefined) return
+    this.#layout.moveIn(temporary, this.#layout.blob(ref.digest))
+    const nowWallMs = this.#clock.wallMs()
+    this.#index.set(ref.digest, {
+      sizeBytes: ref.size,
+      // After the checkpoint also when the wall clock was set back.
+      committedAtWallMs: Math.max(nowWallMs, this.#checkpointAtWallMs + 1),
+      usedAtWallMs: nowWallMs,
+    })
+    this.#unsynced.add(ref.digest)
+    this.#count++
+    this.#bytes += ref.size
+  }
+
+  async delete(digest: Digest): Promise<boolean> {
+    const record = this.#index.find(digest)
+    if (record === undefined) return false
+    this.#index.set(digest, undefined)
+    this.#count--
+    this.#bytes -= record.sizeBytes
+    rmSync(this.#layout.executable(digest), { force: true })
+    rmSync(this.#layout.blob(digest), { force: true })
+    await this.#index.settle()
+    return true
+  }
+
+  stats(): StoreStats {
+    return { count: this.#count, bytes: this.#bytes }
+  }
+
+  async *list(): AsyncGenerator<StoredBlob> {
+    await this.#index.flush()
+    for await (const [digest, record] of this.#index.entries())
+      yield { digest, size: record.sizeBytes, usedAtWallMs: record.usedAtWallMs }
+  }
+
+  /** The size, if it is here, noting the use. */
+  #use(digest: Digest): number | undefined {
+    const record = this.#index.find(digest)
+    if (record === undefined) return undefined
+    const nowWallMs = this.#clock.wallMs()
+    if (nowWallMs - record.usedAtWallMs >= USED_RESOLUTION_MS)
+      this.#index.set(digest, { ...record, usedAtWallMs: nowWallMs })
+    return record.sizeBytes
+  }
+
+  async #dropDamaged(digest: Digest): Promise<void> {
+    this.#log.warn({ digest }, 'blob was missing or had another size and was dropped')
+    await this.delete(digest)
+  }
+
+  async #settle(): Promise<void> {
+    await this.#index.settle()
+    if (this.#unsynced.size >= UNSYNCED_MAX) await this.#checkpoint()
+  }
+
+  #scheduleCheckpoint(): Timer {
+    return this.#clock.setTimer(CHECKPOINT_MS, () => {
+      this.#checkpoint()
+        .catch((error: unknown) => this.#log.error({ err: error }, 'checkpoint failed'))
+        .finally(() => {
+          if (!this.#closing) this.#timer = this.#scheduleCheckpoint()
+        })
+    })
+  }
+
+  #checkpoint(): Promise<void> {
+    this.#checkpointing ??= this.#syncAll().finally(() => {
+      this.#checkpointing = undefined
+    })
+    return this.#checkpointing
+  }
+
+  /** Syncs what was committed before it began; blobs that come meanwhile are newer than the mark. */
+  async #syncAll(): Promise<void> {
+    if (this.#unsynced.size === 0) return
+    const digests = [...this.#unsynced]
+    const atWallMs = Math.max(this.#clock.wallMs(), this.#checkpointAtWallMs)
+    const previous = this.#checkpointAtWallMs
+    this.#unsynced = new Set()
+    this.#checkpointAtWallMs = atWallMs
+    try {
+      await mapLimited(digests, SYNCS_AT_ONCE, (digest) => syncFile(this.#layout.blob(digest)))
+      writeCheckpoint(this.#layout.directory, { ...this.stats(), atWallMs, clean: false })
+    } catch (error) {
+      this.#checkpointAtWallMs = previous
+      for (const digest of digests) this.#unsynced.add(digest)
+      throw error
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing = true
+    this.#timer.cancel()
+    do await this.#checkpoint()
+    while (this.#unsynced.size > 0)
+    await this.#index.close()
+    const atWallMs = this.#checkpointAtWallMs
+    writeCheckpoint(this.#layout.directory, { ...this.stats(), atWallMs, clean: true })
+  }
+}
+
+function openToRead(path: string): Promise<number | undefined> {
+  return new Promise((resolve, reject) => {
+    open(path, constants.O_RDONLY | constants.O_NOFOLLOW, (error, file) => {
+      if (error === null) resolve(file)
+      else if (hasCode(error, 'ENOENT')) resolve(undefined)
+      else reject(error)
+    })
+  })
+}
+
+/** Undefined when the file is not there or has another size. */
+function readSmall(path: string, sizeBytes: number): Uint8Array | undefined {
+  let file: number
+  try {
+    file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return undefined
+    throw error
+  }
+  try {
+    // One byte more than there should be, to see that there is none.
+    const bytes = Buffer.allocUnsafeSlow(sizeBytes + 1)
+    return readSync(file, bytes, 0, sizeBytes + 1, 0) === sizeBytes ? bytes.subarray(0, sizeBytes) : undefined
+  } finally {
+    closeSync(file)
+  }
+}
+
+function writeSmall(path: string, bytes: Uint8Array, expected: BlobRef | undefined): BlobRef {
+  const ref = { digest: sha256(bytes), size: bytes.byteLength }
+  checkExpected(ref, expected)
+  const file = openSync(path, 'wx', BLOB_MODE)
+  try {
+    for (let at = 0; at < bytes.byteLength; ) at += writeSync(file, bytes, at)
+    finishFile(file)
+  } finally {
+    closeSync(file)
+  }
+  return ref
+}
+
+/** Hashes one part while the one before is being written. */
+async function writeStream(
+  path: string,
+  source: Uint8Array | AsyncIterable<Uint8Array>,
+  expected: BlobRef | undefined,
+): Promise<BlobRef> {
+  const file = openSync(path, 'wx', BLOB_MODE)
+  const hasher = new Hasher()
+  const guard = new SizeGuard(expected)
+  let writing = Promise.resolve()
+  let pieces: Uint8Array[] = []
+  let pieceBytes = 0
+  let writtenBytes = 0
+  const writeOut = async (): Promise<void> => {
+    await writing
+    writing = writeAllAt(file, pieces, writtenBytes)
+    writtenBytes += pieceBytes
+    pieces = []
+    pieceBytes = 0
+  }
+  try {
+    for await (const bytes of source instanceof Uint8Array ? inPieces(source) : source) {
+      guard.add(bytes.byteLength)
+      hasher.update(bytes)
+      pieces.push(bytes)
+      pieceBytes += bytes.byteLength
+      if (pieceBytes >= PIECE_BYTES) await writeOut()
+    }
+    if (pieces.length > 0) await writeOut()
+    await writing
+    const ref = { digest: hasher.digest(), size: guard.sizeBytes }
+    checkExpected(ref, expected)
+    finishFile(file)
+    return ref
+  } finally {
+    // The descriptor must outlive a write that is under way when the source failed.
+    await Promise.allSettled([writing])
+    closeSync(file)
+  }
+}
+
+function finishFile(file: number): void {
+  fchmodSync(file, BLOB_MODE) // whatever the umask made of it
+  futimesSync(file, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
+}
+
+async function* inPieces(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes.byteLength; at += PIECE_BYTES) yield bytes.subarray(at, at + PIECE_BYTES)
+}
+
+async function* readWhole(path: string): AsyncGenerator<Uint8Array> {
+  const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+  try {
+    for (let at = 0; ; ) {
+      const buffer = Buffer.allocUnsafe(PIECE_BYTES)
+      const count = await readAt(file, buffer, at)
+      if (count === 0) return
+      at += count
+      yield buffer.subarray(0, count)
+    }
+  } finally {
+    closeSync(file)
+  }
+}
+
+async function syncFile(path: string): Promise<void> {
+  const file = await openToRead(path)
+  if (file === undefined) return // deleted meanwhile
+  try {
+    await new Promise<void>((resolve, reject) => {
+      fdatasync(file, (error) => (error === null ? resolve() : reject(error)))
+    })
+  } finally {
+    closeSync(file)
+  }
+}

@@ -1,0 +1,304 @@
+/**
+ * A small world around one scheduler: a clock that is stepped, a journal in memory, a result cache, and
+ * nodes that do what they are told. Everything happens at once unless a test says otherwise.
+ */
+import assert from 'node:assert/strict'
+import { decodeObject, encodeObject } from '../../src/wire/cbor.ts'
+import type { Digest } from '../../src/wire/digest.ts'
+import type { Derivation } from '../../src/wire/derivation.ts'
+import type { Environment } from '../../src/wire/environment.ts'
+import { Fact } from '../../src/wire/facts.ts'
+import type { ActionResult } from '../../src/wire/result.ts'
+import type { AttemptOutcome, FinishedAttempt, SyncMessage } from '../../src/wire/work-messages.ts'
+import { isLive, type Attempt, type NodeEntry, type Request, type Step } from '../../src/scheduler/model.ts'
+import { Scheduler, type Desired, type Effect, type Event, type Grant, type Moment } from '../../src/scheduler/scheduler.ts'
+import { environment, GIB, peerOf, requestId, requestWire, resultOf, unsigned, type RequestOptions } from './samples.ts'
+
+export class World {
+  scheduler = new Scheduler()
+  /** The journal. */
+  readonly facts: Fact[] = []
+  readonly cache = new Map<Digest, ActionResult[]>()
+  nowMs = 1_000
+  /** False holds the syncs back: nothing that hangs on newer facts leaves. */
+  isSyncing = true
+  syncedSeq = 0
+  readonly nodes: WorldNode[] = []
+
+  constructor() {
+    this.#take(this.scheduler.recover(this.moment))
+  }
+
+  get moment(): Moment {
+    return { nowMs: this.nowMs, wallMs: 1_000_000_000 + this.nowMs, ownBlobBytes: 0 }
+  }
+
+  apply(event: Event): void {
+    this.#take(this.scheduler.apply(event, this.moment))
+  }
+
+  #take(effects: readonly Effect[]): void {
+    const lookups: Extract<Effect, { type: 'lookup' }>[] = []
+    for (const effect of effects) {
+      if (effect.type === 'fact') this.facts.push(effect.fact)
+      if (effect.type === 'commit')
+        this.cache.set(effect.result.jobKey, [...(this.cache.get(effect.result.jobKey) ?? []), effect.result])
+      if (effect.type === 'lookup') lookups.push(effect)
+    }
+    if (this.isSyncing) this.syncedSeq = this.scheduler.state.factSeq
+    for (const { job, key } of lookups) this.apply({ type: 'looked-up', job, results: this.cache.get(key) ?? [] })
+  }
+
+  submit(name: string, derivations: readonly Derivation[], options: RequestOptions = {}): Request {
+    this.apply({ type: 'submit', request: requestWire(name, derivations, options) })
+    return this.request(name)
+  }
+
+  cancel(name: string): void {
+    this.apply({ type: 'cancel', request: requestId(name) })
+  }
+
+  request(name: string): Request {
+    const request = this.scheduler.state.requests.get(requestId(name))
+    assert(request !== undefined, `request ${name} is known`)
+    return request
+  }
+
+  step(request: string, derivation: string): Step {
+    const step = this.request(request).steps.get(derivation)
+    assert(step !== undefined, `${derivation} is a step of ${request}`)
+    return step
+  }
+
+  /** Lets the time pass in steps of a second at most, with every deadline met; connected nodes say that they are alive. */
+  pass(ms: number): void {
+    const endMs = this.nowMs + ms
+    let nextBeatMs = this.nowMs
+    while (this.nowMs < endMs) {
+      const next = Math.min(this.scheduler.nextDeadlineMs() ?? endMs, this.nowMs + 1_000, endMs)
+      this.nowMs = Math.max(next, Math.min(this.nowMs + 1, endMs))
+      if (this.nowMs >= nextBeatMs) {
+        for (const node of this.nodes) if (node.isConnected && !node.isSilent) node.sync()
+        nextBeatMs = this.nowMs + 1_000
+      }
+      this.apply({ type: 'tick' })
+      for (const node of this.nodes) if (node.isConnected && !node.isSilent) node.take()
+    }
+  }
+
+  /** Connects a node that is ready for work. */
+  node(name: string, options: NodeOptions = {}): WorldNode {
+    const node = new WorldNode(this, name, options)
+    this.nodes.push(node)
+    node.up()
+    return node
+  }
+
+  /** All connected nodes take what they are granted, and build it, until nothing moves. */
+  buildAll(): void {
+    for (let moved = true; moved; ) {
+      moved = false
+      for (const node of this.nodes) {
+        if (!node.isConnected) continue
+        node.take()
+        for (const id of [...node.running.keys()]) {
+          node.build(id)
+          moved = true
+        }
+      }
+    }
+  }
+
+  /** The owner is killed and started again: only what was synced is left, and nobody is connected. */
+  restart(): void {
+    for (const node of this.nodes) node.isConnected = false
+    this.facts.length = this.syncedSeq
+    this.scheduler = new Scheduler()
+    for (const fact of this.facts) this.scheduler.replay(decodeObject(Fact, encodeObject(Fact, fact), 'fact'))
+    this.#take(this.scheduler.recover(this.moment))
+  }
+
+  /** How often something was granted. */
+  get grantCount(): number {
+    return this.facts.filter((fact) => fact.type === 'granted').length
+  }
+}
+
+export interface NodeOptions {
+  readonly cpus?: number
+  readonly memoryBytes?: number
+  readonly environments?: readonly Environment[]
+}
+
+export class WorldNode {
+  readonly world: World
+  readonly name: string
+  readonly peerId: string
+  environments: readonly Environment[]
+  capacity: { cpus: number; memoryBytes: number; diskBytes: number }
+  state: 'ready' | 'draining' = 'ready'
+  isConnected = false
+  /** True: its messages do not arrive. */
+  isSilent = false
+  readonly running = new Map<string, Grant>()
+  readonly finished = new Map<string, FinishedAttempt>()
+  readonly #results = new Map<string, ActionResult>()
+  readonly acked: string[] = []
+  #boot = 1
+  #syncSeq = 0
+  #desiredSeq = 0
+
+  constructor(world: World, name: string, options: NodeOptions) {
+    this.world = world
+    this.name = name
+    this.peerId = peerOf(name)
+    this.environments = options.environments ?? [environment()]
+    this.capacity = { cpus: options.cpus ?? 4, memoryBytes: options.memoryBytes ?? 16 * GIB, diskBytes: 100 * GIB }
+  }
+
+  get entry(): NodeEntry {
+    const entry = this.world.scheduler.nodes.get(this.peerId)
+    assert(entry !== undefined, `node ${this.name} is known`)
+    return entry
+  }
+
+  get attempts(): string[] {
+    return [...this.running.keys()]
+  }
+
+  /** Names of the derivations that it runs. */
+  get names(): string[] {
+    return [...this.running.values()].map(({ name }) => name)
+  }
+
+  up(): void {
+    this.isConnected = true
+    this.#syncSeq = 0
+    this.#desiredSeq = 0
+    const record = { peerId: this.peerId, name: this.name, roles: ['worker' as const], addresses: [], http: null }
+    this.world.apply({ type: 'node-up', record, version: { mesh: '0', protocols: [] }, boot: `${this.#boot}` })
+    this.sync()
+    this.take()
+  }
+
+  down(): void {
+    this.isConnected = false
+    this.world.apply({ type: 'node-down', peerId: this.peerId, note: 'connection lost' })
+  }
+
+  /** The process dies and another one connects. */
+  restart(): void {
+    this.down()
+    this.#boot += 1
+    this.running.clear()
+    this.finished.clear()
+    this.up()
+  }
+
+  sync(): void {
+    this.#syncSeq += 1
+    const message: SyncMessage = {
+      type: 'sync',
+      seq: this.#syncSeq,
+      ackSeq: this.#desiredSeq,
+      state: this.state,
+      note: '',
+      environments: [...this.environments],
+      capacity: this.capacity,
+      running: this.attempts.map((attempt) => ({ attempt, phase: 'building', phases: {} })),
+      finished: [...this.finished.values()],
+    }
+    this.world.apply({ type: 'sync', peerId: this.peerId, message, results: new Map(this.#results) })
+  }
+
+  /** Receives the desired state and does it, then says so. */
+  take(): void {
+    const desired = this.receive()
+    if (desired === undefined) return
+    let hasChanged = false
+    for (const grant of desired.grants) {
+      if (this.running.has(grant.attempt.id) || this.finished.has(grant.attempt.id)) continue
+      this.running.set(grant.attempt.id, grant)
+      hasChanged = true
+    }
+    for (const attempt of desired.cancel) {
+      if (!this.running.delete(attempt)) continue
+      this.#end(attempt, { kind: 'cancelled' })
+      hasChanged = true
+    }
+    for (const attempt of desired.ack) {
+      this.acked.push(attempt)
+      hasChanged = this.finished.delete(attempt) || hasChanged
+    }
+    if (!hasChanged) return
+    this.sync()
+    this.take()
+  }
+
+  /** The next message to it, unread. */
+  receive(): Desired | undefined {
+    const desired = this.world.scheduler.desiredOf(this.peerId, this.world.syncedSeq, this.#desiredSeq + 1)
+    if (desired !== undefined) this.#desiredSeq += 1
+    return desired
+  }
+
+  #end(attempt: string, outcome: AttemptOutcome): void {
+    this.finished.set(attempt, { attempt, outcome, usage: null, phases: {}, bytes: { peer: 1, mirror: 0, local: 0 } })
+  }
+
+  #only(): string {
+    const [attempt, ...others] = this.attempts
+    assert(attempt !== undefined && others.length === 0, `${this.name} runs ${this.attempts.length} attempts, not one`)
+    return attempt
+  }
+
+  /** The attempt (the only one by default) succeeds. `text` replaces the outputs that hang on the action. */
+  build(attempt = this.#only(), text?: string): void {
+    const grant = this.running.get(attempt)
+    assert(grant !== undefined, `${attempt} runs on ${this.name}`)
+    const result = resultOf(grant, text)
+    this.running.delete(attempt)
+    this.#results.set(attempt, result)
+    this.#end(attempt, { kind: 'built', result: unsigned(result) })
+    this.tell()
+  }
+
+  /** The attempt (the only one by default) ends otherwise. */
+  finish(outcome: AttemptOutcome, attempt = this.#only()): void {
+    this.running.delete(attempt)
+    this.#end(attempt, outcome)
+    this.tell()
+  }
+
+  fail(attempt = this.#only()): void {
+    this.finish(failed, attempt)
+  }
+
+  tell(): void {
+    if (!this.isConnected || this.isSilent) return
+    this.sync()
+    this.take()
+  }
+
+  /** The grant of the named derivation. */
+  grantOf(name: string): Grant {
+    const grant = [...this.running.values()].find((candidate) => candidate.name === name)
+    assert(grant !== undefined, `${name} runs on ${this.name}, which runs ${this.names.join(', ')}`)
+    return grant
+  }
+}
+
+export const failed: AttemptOutcome = {
+  kind: 'failed',
+  code: 'MESH0401',
+  message: 'exit code 1',
+  exitCode: 1,
+  log: null,
+  logTail: 'no',
+}
+
+export const broken: AttemptOutcome = { kind: 'infrastructure', code: 'MESH0505', message: 'it broke' }
+
+export function liveOf(step: Step): Attempt[] {
+  return step.job?.attempts.filter(isLive) ?? []
+}
