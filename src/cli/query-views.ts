@@ -96,7 +96,7 @@ function attemptTime(attempt: AttemptView | undefined, { nowWallMs }: ViewOption
   return formatDuration(end - Date.parse(attempt.startedAt))
 }
 
-const count = (name: keyof RequestView['counts']): Omit<Column<RequestView>, 'header'> => ({
+const countCell = (name: keyof RequestView['counts']): Omit<Column<RequestView>, 'header'> => ({
   align: 'right',
   cell: ({ counts }) => String(counts[name]),
 })
@@ -108,11 +108,11 @@ export function requestLines(requests: readonly RequestView[], options: ViewOpti
       { header: 'BY', cell: ({ user }) => user },
       { header: 'AGE', align: 'right', cell: ({ submittedAt }) => since(submittedAt, options) },
       { header: 'STATE', cell: ({ state }) => state },
-      { header: 'BUILT', ...count('built') },
-      { header: 'CACHED', ...count('cached') },
-      { header: 'RUN', ...count('running') },
-      { header: 'WAIT', ...count('waiting') },
-      { header: 'FAIL', ...count('failed') },
+      { header: 'BUILT', ...countCell('built') },
+      { header: 'CACHED', ...countCell('cached') },
+      { header: 'RUN', ...countCell('running') },
+      { header: 'WAIT', ...countCell('waiting') },
+      { header: 'FAIL', ...countCell('failed') },
       { header: 'NAME', cell: ({ name }) => name },
     ],
     requests,

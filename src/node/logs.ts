@@ -178,13 +178,22 @@ export class Logs {
 
 /** Reads the spool file as it grows; its handle stays good when the file is moved into the store. */
 async function* readLive(log: LiveLog, offsetBytes: number, follow: boolean, signal: AbortSignal): AsyncIterable<Uint8Array> {
-  await using file = await open(log.path, 'r')
   let position = offsetBytes
   let wake: (() => void) | undefined
   using _changes = log.onChange(() => wake?.())
   const onAbort = (): void => wake?.()
   signal.addEventListener('abort', onAbort, { once: true })
+  /** Resolves at the next change; at once when `hasChanged` is true already. */
+  const change = (hasChanged: () => boolean): Promise<void> =>
+    new Promise((resolve) => {
+      wake = resolve
+      if (hasChanged() || !log.isOpen() || signal.aborted) resolve()
+    })
   try {
+    // Nothing is written before the inputs are there.
+    while (follow && log.isOpen() && log.sizeBytes() === 0 && !signal.aborted) await change(() => log.sizeBytes() > 0)
+    if (log.sizeBytes() === 0) return
+    await using file = await open(log.path, 'r')
     while (!signal.aborted) {
       const isOpen = log.isOpen()
       const buffer = Buffer.allocUnsafe(READ_BYTES)
@@ -195,12 +204,8 @@ async function* readLive(log: LiveLog, offsetBytes: number, follow: boolean, sig
         continue
       }
       if (!isOpen || !follow) return
-      await new Promise<void>((resolve) => {
-        wake = resolve
-        // It may have grown or ended between the read and now.
-        if (!log.isOpen() || log.sizeBytes() > position || signal.aborted) resolve()
-      })
-      wake = undefined
+      // It may have grown or ended between the read and now.
+      await change(() => log.sizeBytes() > position)
     }
   } finally {
     signal.removeEventListener('abort', onAbort)

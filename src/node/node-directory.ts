@@ -110,9 +110,11 @@ async function makePrivate(path: string): Promise<void> {
 async function takeLock(directory: string, flock: string): Promise<FileHandle> {
   const file = await open(join(directory, LOCK_FILE), 'a+', 0o600)
   try {
+    const wasFree = await tryFlock(file, flock)
+    // Read after that: what a killed daemon wrote is replaced once the lock is held.
     const holder = parseHolder(await file.readFile('utf8'))
-    const isFree = (await tryFlock(file, flock)) ?? !(await isRunning(holder))
-    if (!isFree) throw heldBy(holder, directory)
+    if (wasFree === false || (wasFree === undefined && (await isRunning(holder))))
+      throw heldBy(holder, directory)
     await file.truncate(0)
     const self: Holder = { pid: process.pid, startTicks: (await startTicks(process.pid)) ?? '' }
     await file.write(`${JSON.stringify(self)}\n`)
@@ -127,7 +129,6 @@ async function takeLock(directory: string, flock: string): Promise<FileHandle> {
 async function tryFlock(file: FileHandle, flock: string): Promise<boolean | undefined> {
   const child = spawn(flock, ['--exclusive', '--nonblock', '3'], {
     stdio: ['ignore', 'ignore', 'ignore', file.fd],
-    env: {},
   })
   try {
     const [code]: unknown[] = await once(child, 'close')

@@ -239,7 +239,7 @@ test('frame-stream: a sender that never waits is cut off at the limit of unsent 
 
 test('frame-stream: a peer killed in the middle of a frame ends the channel without that frame', async () => {
   const theirs = nextAccepted()
-  const child = fork(join(import.meta.dirname, 'half-frame-sender.ts'), [PROTOCOL, ...listener.listenAddresses()])
+  const child = fork(join(import.meta.dirname, 'half-frame-sender.ts'), [PROTOCOL, ...listener.listenAddresses()], { execArgv: [] })
   const channel = await theirs
   assert.equal(String(await channel.receive()), 'whole')
   await once(child, 'message')

@@ -38,7 +38,7 @@ async function failure(opening: Promise<unknown>): Promise<MeshError> {
 }
 
 async function startHost(identity: number, listen = LOOPBACK): Promise<{ child: ChildProcess; address: string }> {
-  const child = fork(join(import.meta.dirname, 'idle-host.ts'), [String(identity), listen, PROTOCOL])
+  const child = fork(join(import.meta.dirname, 'idle-host.ts'), [String(identity), listen, PROTOCOL], { execArgv: [] })
   const [[address]] = await once(child, 'message')
   return { child, address }
 }

@@ -142,3 +142,5 @@ export function resultOf(grant: Pick<Grant, 'attempt' | 'action'>, text?: string
 export function unsigned(result: ActionResult): SignedResult {
   return { body: new Uint8Array(), builder: { peerId: result.builder.peerId, signature: new Uint8Array(64) } }
 }
+
+export const sha = (text: string): Digest => sha256(text)

@@ -288,16 +288,24 @@ export class WorldNode {
   }
 }
 
-export const failed: AttemptOutcome = {
+export const failed = {
   kind: 'failed',
   code: 'MESH0401',
   message: 'exit code 1',
   exitCode: 1,
   log: null,
   logTail: 'no',
-}
+} as const satisfies AttemptOutcome
 
 export const broken: AttemptOutcome = { kind: 'infrastructure', code: 'MESH0505', message: 'it broke' }
+
+/** The inputs that `grant` takes from the outputs of others are gone. */
+export function missing(grant: Grant, ...variables: readonly string[]): AttemptOutcome {
+  const inputs: Digest[] = []
+  for (const [path, entry] of grant.action.inputs)
+    if (entry.kind !== 'symlink' && variables.some((name) => path.endsWith(`/${name}`))) inputs.push(entry.digest)
+  return { kind: 'missing', inputs, message: `${variables.join()} is nowhere` }
+}
 
 export function liveOf(step: Step): Attempt[] {
   return step.job?.attempts.filter(isLive) ?? []

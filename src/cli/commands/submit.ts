@@ -105,15 +105,19 @@ async function follow(
   const detach = new AbortController()
   const onNotice = (text: string): void => progress.notice(text)
   using interrupts = cancelOnInterrupt({ client, context }, id, { onNotice, exit: EXIT.cancelled })
-  using _keys = readKeys(context, (key) => {
+  const keys = readKeys(context, (key) => {
     if (key === 'd') detach.abort()
     if (key === '\x03') interrupts.interrupt()
   })
-  return await followRequest(client, id, {
-    onEvent: (event) => progress.event(event),
-    onNotice,
-    signal: detach.signal,
-  })
+  try {
+    return await followRequest(client, id, {
+      onEvent: (event) => progress.event(event),
+      onNotice,
+      signal: detach.signal,
+    })
+  } finally {
+    keys[Symbol.dispose]()
+  }
 }
 
 /** Single keys, where there is a terminal to press them at and to show the progress on. */

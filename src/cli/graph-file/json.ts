@@ -3,6 +3,7 @@ import { errorAt, Positions, type Located, type Path, type Position } from './lo
 
 const DEPTH_MAX = 200
 const TOKEN =
+  // oxlint-disable-next-line no-control-regex
   /[ \t\r\n]*(?:([{}[\]:,])|("(?:[^"\\\u0000-\u001f]|\\.)*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)(?![\w.]))/y
 const BLANK = /[ \t\r\n]*/y
 
