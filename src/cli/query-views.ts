@@ -20,9 +20,10 @@ const NODE_ORDER: Readonly<Record<NodeView['state'], number>> = {
   ready: 5,
 }
 
+const isGone = ({ state }: NodeView): boolean => state === 'lost' || state === 'broken'
+
 /** Nodes, those with a problem first. */
 export function nodeLines(nodes: readonly NodeView[], options: ViewOptions): string[] {
-  const isGone = ({ state }: NodeView): boolean => state === 'lost' || state === 'broken'
   const free = (node: NodeView, what: 'memoryBytes' | 'diskBytes'): string =>
     isGone(node) ? '-' : formatSize(Math.max(0, node.capacity[what] - node.allocated[what]))
   const columns: Column<NodeView>[] = [

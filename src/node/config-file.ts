@@ -45,9 +45,13 @@ export class ConfigFile {
   }
 
   /** An error at the key or value of `path`, else at what encloses it. */
-  errorAt(side: 'key' | 'value', path: Path, message: string, hints: readonly string[] = []): MeshError {
-    const [first, second] =
-      side === 'key' ? [this.#keys, this.#values] : [this.#values, this.#keys]
+  errorAt(
+    side: 'key' | 'value',
+    path: Path,
+    message: string,
+    hints: readonly string[] = [],
+  ): MeshError {
+    const [first, second] = side === 'key' ? [this.#keys, this.#values] : [this.#values, this.#keys]
     for (let end = path.length; end > 0; end--) {
       const id = idOf(path.slice(0, end))
       const position = first.get(id) ?? second.get(id)
@@ -56,7 +60,12 @@ export class ConfigFile {
     return new MeshError('MESH0104', message, { where: this.path, hints })
   }
 
-  #error(code: ErrorCode, position: Position, message: string, hints: readonly string[]): MeshError {
+  #error(
+    code: ErrorCode,
+    position: Position,
+    message: string,
+    hints: readonly string[],
+  ): MeshError {
     return new MeshError(code, message + this.#excerpt(position), {
       where: this.#where(position),
       hints,
@@ -105,6 +114,5 @@ const idOf = (path: Path): string => path.map(String).join('\0')
 
 function setFirst(positions: Map<string, Position>, path: Path, { loc }: AST.TOMLNode): void {
   const id = idOf(path)
-  if (!positions.has(id))
-    positions.set(id, { line: loc.start.line, column: loc.start.column + 1 })
+  if (!positions.has(id)) positions.set(id, { line: loc.start.line, column: loc.start.column + 1 })
 }

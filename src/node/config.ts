@@ -75,7 +75,9 @@ const Settings = z.strictObject({
         .min(1)
         .max(ROLES.length)
         .optional()
-        .describe(`any of ${ROLES.join(',')} (default: root,worker,store; with a parent worker,store)`),
+        .describe(
+          `any of ${ROLES.join(',')} (default: root,worker,store; with a parent worker,store)`,
+        ),
       listen: z
         .array(
           written(
@@ -186,17 +188,51 @@ const SETTINGS: readonly SettingSpec[] = [
   { section: 'node', key: 'data', flag: 'data', env: 'MESH_DATA', value: 'DIR' },
   { section: 'node', key: 'name', flag: 'name', env: 'MESH_NAME', value: 'NAME' },
   { section: 'node', key: 'roles', flag: 'role', env: 'MESH_ROLE', value: 'ROLES', isList: true },
-  { section: 'node', key: 'listen', flag: 'listen', env: 'MESH_LISTEN', value: 'MULTIADDR', isList: true },
-  { section: 'node', key: 'parents', flag: 'parent', env: 'MESH_PARENT', value: 'MULTIADDR', isList: true },
-  { section: 'node', key: 'allow', flag: 'allow', env: 'MESH_ALLOW', value: 'PEERID', isList: true },
+  {
+    section: 'node',
+    key: 'listen',
+    flag: 'listen',
+    env: 'MESH_LISTEN',
+    value: 'MULTIADDR',
+    isList: true,
+  },
+  {
+    section: 'node',
+    key: 'parents',
+    flag: 'parent',
+    env: 'MESH_PARENT',
+    value: 'MULTIADDR',
+    isList: true,
+  },
+  {
+    section: 'node',
+    key: 'allow',
+    flag: 'allow',
+    env: 'MESH_ALLOW',
+    value: 'PEERID',
+    isList: true,
+  },
   { section: 'worker', key: 'cpus', flag: 'cpus', env: 'MESH_CPUS', value: 'N' },
   { section: 'worker', key: 'memory', flag: 'memory', env: 'MESH_MEMORY', value: 'SIZE' },
   { section: 'worker', key: 'isolation', flag: 'isolation', env: 'MESH_ISOLATION', value: 'KIND' },
-  { section: 'store', key: 'mirrors', flag: 'mirror', env: 'MESH_MIRROR', value: 'URL', isList: true },
+  {
+    section: 'store',
+    key: 'mirrors',
+    flag: 'mirror',
+    env: 'MESH_MIRROR',
+    value: 'URL',
+    isList: true,
+  },
   { section: 'http', key: 'listen', flag: 'http', env: 'MESH_HTTP', value: 'HOST:PORT' },
   { section: 'log', key: 'level', flag: 'log-level', env: 'MESH_LOG_LEVEL', value: 'LEVEL' },
   { section: 'log', key: 'format', flag: 'log-format', env: 'MESH_LOG_FORMAT', value: 'FORMAT' },
-  { section: 'shutdown', key: 'deadline', flag: 'drain-deadline', env: 'MESH_DRAIN_DEADLINE', value: 'TIME' },
+  {
+    section: 'shutdown',
+    key: 'deadline',
+    flag: 'drain-deadline',
+    env: 'MESH_DRAIN_DEADLINE',
+    value: 'TIME',
+  },
 ]
 
 /** The JSON schema of the configuration file. */
@@ -209,17 +245,17 @@ export function flagHelp(): string[] {
   const schema = configSchema()
   const lines = SETTINGS.map(({ section, key, flag, value, isList }) => {
     const property = propertyOf(propertyOf(schema, section), key)
-    const standard: unknown = property?.default
+    const standard = [property?.default].flat().join()
     const text = property?.description ?? ''
-    const note =
-      text.includes('(default') || standard === undefined || String(standard) === ''
-        ? ''
-        : ` (default: ${String(standard)})`
+    const note = standard === '' || text.includes('(default') ? '' : ` (default: ${standard})`
     return flagLine(`--${flag} ${value}`, `${text}${note}${isList === undefined ? '' : ' *'}`)
   })
   return [
     ...lines,
-    flagLine('--config FILE', 'read FILE and not $XDG_CONFIG_HOME/mesh/mesh.toml or /etc/mesh/mesh.toml'),
+    flagLine(
+      '--config FILE',
+      'read FILE and not $XDG_CONFIG_HOME/mesh/mesh.toml or /etc/mesh/mesh.toml',
+    ),
     flagLine('--version', 'print the version'),
     flagLine('-h, --help', 'this text'),
     '  * may be repeated, or be a list with commas',
@@ -248,7 +284,14 @@ export interface ConfigIo {
 export type Env = Readonly<Record<string, string | undefined>>
 
 /** What only this process may see of its service manager; a build that had it could speak in our name. */
-const PRIVATE_VARIABLES = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID', 'LISTEN_FDS', 'LISTEN_PID', 'LISTEN_FDNAMES']
+const PRIVATE_VARIABLES = [
+  'NOTIFY_SOCKET',
+  'WATCHDOG_USEC',
+  'WATCHDOG_PID',
+  'LISTEN_FDS',
+  'LISTEN_PID',
+  'LISTEN_FDNAMES',
+]
 
 /** The environment of the process, from which the variables of the service manager are taken away. */
 export function takeEnvironment(): Env {
@@ -323,7 +366,7 @@ export function readCommandLine(argv: readonly string[]): CommandLine {
       throw new MeshError('MESH0104', `unknown flag ${rawName}`, {
         hints: [`nearest: ${near.join(', ')}`, 'all flags: mesh-node --help'],
       })
-    } else if (value === undefined || (token.inlineValue === false && value.startsWith('--'))) {
+    } else if (value === undefined || (!token.inlineValue && value.startsWith('--'))) {
       throw new MeshError('MESH0104', `${rawName} needs a value`)
     } else {
       flags.set(name, [...(flags.get(name) ?? []), value])
@@ -541,14 +584,15 @@ function nameOfHost(host: string): string {
   return clean === '' ? 'node' : clean.slice(0, 63)
 }
 
+const isExposed = (address: HostPort | undefined): boolean =>
+  address !== undefined && !isLoopback(address.host)
+
 /** MESH0107 for every address that other machines reach while nobody was said to be admitted. */
 function exposureProblems(
   { node, http }: FilledSettings,
   sourceOf: (spec: SettingSpec) => string,
 ): MeshError[] {
   if (node.allow !== undefined) return []
-  const isExposed = (address: HostPort | undefined): boolean =>
-    address !== undefined && !isLoopback(address.host)
   const exposed: [flag: string, address: string][] = [
     ...node.listen
       .filter((text) => isExposed(parseListenAddress(text)))
@@ -571,7 +615,10 @@ function exposureProblems(
   })
 }
 
-function configOf({ node, worker, store, http, log, shutdown }: FilledSettings, io: ConfigIo): Config {
+function configOf(
+  { node, worker, store, http, log, shutdown }: FilledSettings,
+  io: ConfigIo,
+): Config {
   const { cpus } = worker
   const memoryBytes = parseSize(worker.memory)
   return {

@@ -61,13 +61,17 @@ async function readSeed(path: string): Promise<Uint8Array | undefined> {
   const { mode, size } = await file.stat()
   refuseOthers(path, { mode }, '600')
   if (size !== SEED_BYTES)
-    throw new MeshError('MESH0104', `the key of this node has ${size} bytes instead of ${SEED_BYTES}`, {
-      where: path,
-      hints: [
-        'restore it from a backup',
-        'or remove it: the node then gets a new key, and is a stranger to those that admitted the old one',
-      ],
-    })
+    throw new MeshError(
+      'MESH0104',
+      `the key of this node has ${size} bytes instead of ${SEED_BYTES}`,
+      {
+        where: path,
+        hints: [
+          'restore it from a backup',
+          'or remove it: the node then gets a new key, and is a stranger to those that admitted the old one',
+        ],
+      },
+    )
   return new Uint8Array(await file.readFile())
 }
 
@@ -89,8 +93,15 @@ async function makeSeed(random: Random, directory: string, path: string): Promis
 function refuseOthers(path: string, { mode }: { readonly mode: number }, right: string): void {
   if ((mode & 0o077) === 0) return
   const observed = (mode & 0o777).toString(8)
-  throw new MeshError('MESH0104', `other users have access to the key of this node: mode ${observed} instead of ${right}`, {
-    where: path,
-    hints: [`chmod ${right} ${path}`, 'and if somebody may have read the key, remove it: the node then gets a new one'],
-  })
+  throw new MeshError(
+    'MESH0104',
+    `other users have access to the key of this node: mode ${observed} instead of ${right}`,
+    {
+      where: path,
+      hints: [
+        `chmod ${right} ${path}`,
+        'and if somebody may have read the key, remove it: the node then gets a new one',
+      ],
+    },
+  )
 }

@@ -180,9 +180,13 @@ async function placeSocket(directory: string, temporary: string): Promise<string
   const near = join(directory, SOCKET_FILE)
   const path = fits(near) ? near : join(await makeShortDirectory(directory, temporary), SOCKET_FILE)
   if (!fits(path))
-    throw new MeshError('MESH0104', `no path for the socket is short enough: ${path} has more than ${SOCKET_PATH_BYTES_MAX} bytes`, {
-      hints: ['choose a shorter one: --data DIR, or set TMPDIR'],
-    })
+    throw new MeshError(
+      'MESH0104',
+      `no path for the socket is short enough: ${path} has more than ${SOCKET_PATH_BYTES_MAX} bytes`,
+      {
+        hints: ['choose a shorter one: --data DIR, or set TMPDIR'],
+      },
+    )
   await rm(path, { force: true })
   return path
 }

@@ -8,7 +8,6 @@ import type { Logger } from 'pino'
 import { sleep, type Clock } from '../base/clock.ts'
 import { EXIT, hasCode, MeshError, messageOf } from '../base/errors.ts'
 import type { Random } from '../base/random.ts'
-import type { NodeFile } from '../wire/node-file.ts'
 import {
   configSchema,
   flagHelp,
@@ -19,26 +18,12 @@ import {
   type Env,
   type Resolution,
 } from './config.ts'
+import type { Daemon, DaemonDeps } from './daemon.ts'
 import { nearestOf } from './nearest.ts'
 import { createServiceManager } from './sd-notify.ts'
 import { packageVersion } from './version.ts'
 
-/** A running daemon. */
-export interface Daemon {
-  /** What node.json says. */
-  readonly ready: NodeFile
-  /** Takes nothing new; resolves when the running builds have ended. */
-  drain(): Promise<void>
-  /** Ends everything, also what still runs. */
-  stop(): Promise<void>
-  /** Resolves with what made it impossible to go on. */
-  readonly failed: Promise<Error>
-}
-
-export type StartDaemon = (
-  deps: { readonly clock: Clock; readonly random: Random; readonly log: Logger },
-  config: Config,
-) => Promise<Daemon>
+export type StartDaemon = (deps: DaemonDeps, config: Config) => Promise<Daemon>
 
 type Signal = 'SIGTERM' | 'SIGINT'
 
@@ -116,7 +101,10 @@ async function runDaemon(
     system.exit(EXIT.internal)
   })
   if (config.allow === 'any')
-    log.warn({ listen: config.listen, http: config.http }, 'every peer is admitted, for --allow any was given')
+    log.warn(
+      { listen: config.listen, http: config.http },
+      'every peer is admitted, for --allow any was given',
+    )
 
   const service = createServiceManager({ log, clock }, { env: system.env, pid: system.pid })
   const starting = startDaemon(system, { clock, random, log }, config)
@@ -124,7 +112,7 @@ async function runDaemon(
   if (typeof started === 'string') return exitOf(started)
   const daemon = started
 
-  announce(resolution, config, daemon.ready, { log, err: system.err })
+  announce(resolution, config, daemon, { log, err: system.err })
   void service.ready(`ready, listening on ${daemon.ready.http}`)
   service.startWatchdog(() => answers(daemon.ready.socket))
   let end: Signal | Error | undefined = await Promise.race([first, daemon.failed])
@@ -144,17 +132,14 @@ async function runDaemon(
   return exit
 }
 
-async function startDaemon(
-  system: NodeSystem,
-  deps: Parameters<StartDaemon>[0],
-  config: Config,
-): Promise<Daemon> {
+async function startDaemon(system: NodeSystem, deps: DaemonDeps, config: Config): Promise<Daemon> {
   try {
     const { startDaemon: start } = await system.loadDaemon()
     return await start(deps, config)
   } catch (error) {
     // A terminal gets the error once, from runNode.
-    if (config.log.format === 'json') deps.log.fatal({ err: error }, 'the daemon could not be started')
+    if (config.log.format === 'json')
+      deps.log.fatal({ err: error }, 'the daemon could not be started')
     throw error
   }
 }
@@ -180,7 +165,11 @@ interface Ending {
   readonly log: Logger
 }
 
-async function drain(daemon: Daemon, ending: Ending, { drainDeadlineMs }: Config): Promise<undefined> {
+async function drain(
+  daemon: Daemon,
+  ending: Ending,
+  { drainDeadlineMs }: Config,
+): Promise<undefined> {
   const late = 'running builds did not end in time'
   await within(drainDeadlineMs, daemon.drain(), ending, { late, failed: 'draining failed' })
 }
@@ -220,27 +209,30 @@ function answers(socketPath: string): Promise<boolean> {
 function announce(
   { settings, file }: Resolution,
   config: Config,
-  ready: NodeFile,
+  { ready, summary }: Daemon,
   { log, err }: { readonly log: Logger; readonly err: (text: string) => void },
 ): void {
   const { data, roles, parents } = config
   const version = packageVersion()
   if (config.log.format === 'json') {
     const { name, peerId, listen, http, socket } = ready
-    log.info({ version, name, peerId, data, roles, parents, listen, http, socket }, 'the node became ready')
+    log.info(
+      { version, name, peerId, data, roles, parents, listen, http, socket, summary },
+      'the node became ready',
+    )
     return
   }
   const isDefault = settings.every(({ source }) => source === 'default')
   const isUsualData = settings.some(({ key, source }) => key === 'data' && source === 'default')
   const client = isUsualData ? 'mesh' : `mesh --data ${data}`
-  const place =
-    parents.length === 0 ? 'without a parent' : `with work from ${parents.join(' or ')}`
+  const place = parents.length === 0 ? 'without a parent' : `with work from ${parents.join(' or ')}`
   err(
     [
       `mesh-node ${version}  node "${ready.name}"  data ${data}`,
       isDefault
         ? `  no configuration found: running as a single machine (${roles.join(', ')})`
         : `  roles     ${roles.join(', ')}, ${place}${file === undefined ? '' : `, as ${file} says`}`,
+      ...summary.map((line) => `  ${line}`),
       `  peer id   ${ready.peerId}`,
       `  listening ${ready.listen.join(' ') || 'not for other nodes'}   http ${ready.http}/   socket ${ready.socket}`,
       `  ready     try:  ${client} run -- gcc --version`,
@@ -257,7 +249,9 @@ function shownConfig({ settings, file }: Resolution, config: Config): string {
     if (setting.section !== section) lines.push('', `[${setting.section}]`)
     section = setting.section
     const assignment =
-      setting.toml === undefined ? `# ${setting.key} is not set` : `${setting.key} = ${setting.toml}`
+      setting.toml === undefined
+        ? `# ${setting.key} is not set`
+        : `${setting.key} = ${setting.toml}`
     lines.push(`${assignment.padEnd(48)}  # ${setting.source}`)
   }
   if (config.allow === 'any') lines.push('', '# warning: every peer is admitted')
@@ -290,7 +284,9 @@ function help(): string {
 function reportOf(error: unknown): { readonly text: string; readonly exit: number } {
   const known = asMeshError(error)
   const { code, exit, where, hints } = known
-  const [first = '', ...rest] = `${where === undefined ? '' : `${where}: `}${known.message}`.split('\n')
+  const [first = '', ...rest] = `${where === undefined ? '' : `${where}: `}${known.message}`.split(
+    '\n',
+  )
   const lines = [
     `error[${code}]: ${first}`,
     ...rest.map((line) => `  ${line}`),
@@ -302,7 +298,8 @@ function reportOf(error: unknown): { readonly text: string; readonly exit: numbe
 function asMeshError(error: unknown): MeshError {
   if (error instanceof MeshError) return error
   const message = messageOf(error)
-  if (hasCode(error, 'ENOSPC', 'EDQUOT')) return new MeshError('MESH0503', message, { cause: error })
+  if (hasCode(error, 'ENOSPC', 'EDQUOT'))
+    return new MeshError('MESH0503', message, { cause: error })
   if (hasCode(error, 'EADDRINUSE')) return new MeshError('MESH0103', message, { cause: error })
   if (hasCode(error, 'EADDRNOTAVAIL', 'EACCES', 'EPERM', 'EROFS'))
     return new MeshError('MESH0104', message, { cause: error })

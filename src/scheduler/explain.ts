@@ -1,7 +1,7 @@
 /** Why a step waits: one code and sentence from the state, and the whole matrix when asked. */
 import type { WaitReason, NodeEntry, Step } from './model.ts'
 import { isLive } from './model.ts'
-import { formatBytes, mayEverStart, requirementOf, verdictsOf, type Requirement, type Verdict } from './match.ts'
+import { describeMisfit, formatBytes, mayEverStart, requirementOf, verdictsOf, type Requirement, type Verdict } from './match.ts'
 import type { Scheduler } from './scheduler.ts'
 
 export interface Explanation {
@@ -66,30 +66,9 @@ function inputsReason(step: Step): WaitReason {
 }
 
 function unsatisfiableReason(requirement: Requirement, nodes: readonly NodeEntry[]): WaitReason {
-  const workers = nodes.filter((node) => node.environments.length > 0)
-  if (workers.length === 0) return { class: 'unsatisfiable', text: 'no node of the mesh builds anything: no worker has joined yet' }
-  const closest = nearest(requirement, workers)
-  if (closest === undefined) return { class: 'unsatisfiable', text: 'no node matches' }
-  const failing = closest.verdicts.filter((verdict) => !verdict.ok && verdict.permanent)
-  const text = failing.map((verdict) => `${verdict.requirement} ${verdict.want} asked, ${verdict.have}`).join('; ')
-  const isRebind = failing.length > 0 && failing.every((verdict) => verdict.requirement === 'userland')
-  return {
-    class: isRebind ? 'rebind' : 'unsatisfiable',
-    text: `no node matches; closest is ${closest.node.record.name}: ${text}`,
-  }
-}
-
-function nearest(
-  requirement: Requirement,
-  nodes: readonly NodeEntry[],
-): { node: NodeEntry; verdicts: readonly Verdict[] } | undefined {
-  let best: { node: NodeEntry; verdicts: readonly Verdict[]; failing: number } | undefined
-  for (const node of nodes) {
-    const verdicts = verdictsOf(requirement, node)
-    const failing = verdicts.filter((verdict) => !verdict.ok && verdict.permanent).length
-    if (best === undefined || failing < best.failing) best = { node, verdicts, failing }
-  }
-  return best
+  const { text, lacks } = describeMisfit(requirement, nodes)
+  const isRebind = lacks.length > 0 && lacks.every((name) => name === 'userland')
+  return { class: isRebind ? 'rebind' : 'unsatisfiable', text }
 }
 
 /** Every node against every requirement of the step, and what its user can do. */

@@ -213,6 +213,25 @@ export function mayEverStart(requirement: Requirement, node: NodeEntry): boolean
   return verdictsOf(requirement, node).every((verdict) => verdict.ok || !verdict.permanent)
 }
 
+/** What the closest of the nodes lacks for good, with the observed values; no node fits when this is asked. */
+export function describeMisfit(
+  requirement: Requirement,
+  nodes: readonly NodeEntry[],
+): { readonly text: string; readonly lacks: readonly string[] } {
+  let best: { node: NodeEntry; failing: readonly Verdict[] } | undefined
+  for (const node of nodes) {
+    if (node.environments.length === 0) continue
+    const failing = verdictsOf(requirement, node).filter((verdict) => !verdict.ok && verdict.permanent)
+    if (best === undefined || failing.length < best.failing.length) best = { node, failing }
+  }
+  if (best === undefined) return { text: 'no node of the mesh builds anything: no worker has joined yet', lacks: [] }
+  const values = best.failing.map((verdict) => `${verdict.requirement} ${verdict.want} asked, ${verdict.have}`)
+  return {
+    text: `no node matches; closest is ${best.node.record.name}: ${values.join('; ')}`,
+    lacks: best.failing.map((verdict) => verdict.requirement),
+  }
+}
+
 /** The userland that a job's fingerprint and its requests' binding are made from; null for fetches. */
 export function userlandOfJob(requirement: Requirement, environment: Environment): Userland | null {
   if (requirement.isFetch) return null

@@ -26,6 +26,7 @@ import {
 } from '../wire/work-messages.ts'
 import {
   canStart,
+  describeMisfit,
   environmentFor,
   fitsBinding,
   freeOf,
@@ -522,16 +523,9 @@ export class Scheduler {
         this.#reopen(step)
         this.#open(step)
       } else if (step.request.wire.noWait && this.#moment.nowMs >= this.recoveringUntilMs) {
-        this.#failStep(step, failure(step, 'MESH0301', `no node can build ${step.derivation.name}: ${this.#nearest(requirementOf([step]))}`))
+        this.#failStep(step, failure(step, 'MESH0301', describeMisfit(requirementOf([step]), [...this.nodes.values()]).text))
       }
     }
-  }
-
-  /** The observed values of the node that fails the fewest requirements. */
-  #nearest(requirement: Requirement): string {
-    if (this.nodes.size === 0) return 'the mesh has no nodes'
-    const wants = `it needs ${requirement.hosts.join(' or ')}${requirement.sealed ? ', sealed' : ''}, ${requirement.cpusMin} cpus`
-    return `${wants}; ${this.nodes.size} nodes were looked at (mesh why tells each)`
   }
 
   #plan(): void {

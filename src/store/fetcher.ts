@@ -19,7 +19,7 @@ import { ByteWindow } from './byte-window.ts'
 import { asSourceError, Trail } from './fetch-trail.ts'
 import { firstToBegin } from './hedge.ts'
 import { SourceHealth } from './source-health.ts'
-import { within } from './stall-limit.ts'
+import { orAborted, within } from './stall-limit.ts'
 
 /** Blobs, or batches of small ones, that are fetched at a time. */
 const FETCHES_AT_ONCE = 8
@@ -434,14 +434,6 @@ class Pace {
     this.#bytes = 0
     return isSlow
   }
-}
-
-function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason)
-    signal.addEventListener('abort', onAbort, { once: true })
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-  })
 }
 
 function batches(refs: readonly BlobRef[]): BlobRef[][] {

@@ -6,6 +6,7 @@ import type { Clock, Timer } from '../base/clock.ts'
 import type { BlobSource, SourceError } from './blob-source.ts'
 import { asSourceError, type Trail } from './fetch-trail.ts'
 import type { SourceHealth } from './source-health.ts'
+import { orAborted } from './stall-limit.ts'
 
 /** A source that gave nothing for this long gets company. */
 export const HEDGE_MS = 250
@@ -48,7 +49,10 @@ export async function firstToBegin<T>(
       const waits = [...running.values()].map(({ outcome }) => outcome)
       if (candidate !== undefined) waits.push(candidate)
       if (waits.length === 0) return undefined
-      const outcome = await raceWithHedge(clock, waits, candidate === undefined && !isAtEnd)
+      const outcome = await orAborted(
+        raceWithHedge(clock, waits, candidate === undefined && !isAtEnd),
+        signal,
+      )
       switch (outcome.kind) {
         case 'hedge':
           wantsNext = true

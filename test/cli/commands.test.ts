@@ -10,12 +10,13 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { cidOf, sha256 } from '../../src/wire/digest.ts'
 import { FakeDaemon, PEER_ID } from './fake-daemon.ts'
-import { Workplace } from './mesh-process.ts'
+import { MESH, Workplace } from './mesh-process.ts'
 
 const HELLO = `mesh = 1
 [derivation.hello]
@@ -128,7 +129,7 @@ test('submit: a failure shows its log at the end and exits with 1; under --json 
     ended.stderr,
     /✘ error\[MESH0401\]: bad on ci-a: exit 3 after \d+ ms\n {3}\| one\n {3}\| two\n {3}full log: mesh logs j-\w+ {3}explained: mesh explain MESH0401\n/,
   )
-  assert.doesNotMatch(ended.stderr, /\x1b/)
+  assert.ok(!ended.stderr.includes('\x1b'))
   const json = await place.mesh(
     'submit',
     'bad.mesh.toml',
@@ -206,6 +207,52 @@ test('submit: a lost connection to the daemon is bridged', async () => {
   assert.match(ended.stderr, /connection to the daemon was lost; the request goes on/)
   assert.equal(ended.stderr.match(/✔ done {3}hello/g)?.length, 1)
 })
+
+test('submit: a daemon that restarts is waited for', async () => {
+  await using daemon = await FakeDaemon.start()
+  using place = helloPlace()
+  daemon.hold = { class: 'unsatisfiable', text: 'no node has it' }
+  const { child, ended } = place.start('submit', 'hello.mesh.toml', ...here(daemon))
+  await new Promise<void>((seen) =>
+    child.stderr?.on('data', (bytes: Buffer) => {
+      if (bytes.includes('no node has it')) seen()
+    }),
+  )
+  await daemon.stop()
+  await new Promise<void>((seen) =>
+    child.stderr?.on('data', (bytes: Buffer) => {
+      if (bytes.includes('connection to the daemon was lost')) seen()
+    }),
+  )
+  await daemon.listen()
+  daemon.release()
+  assert.equal((await ended).code, 0)
+})
+
+test(
+  'submit: on a terminal there is a live region, and d detaches',
+  { skip: spawnSync('script', ['--version']).error === undefined ? false : 'the tool "script" is absent' },
+  async () => {
+    await using daemon = await FakeDaemon.start()
+    using place = helloPlace()
+    daemon.hold = { class: 'unsatisfiable', text: 'no node has it' }
+    const child = spawn('script', ['-qec', `${MESH} submit hello.mesh.toml --data ${daemon.directory}`, '/dev/null'], {
+      cwd: place.directory,
+      env: { ...place.env, TERM: 'xterm' },
+    })
+    let screen = ''
+    child.stdout.on('data', (bytes: Buffer) => {
+      const wasShown = screen.includes('[d] detach')
+      screen += bytes.toString()
+      if (!wasShown && screen.includes('[d] detach')) child.stdin.write('d')
+    })
+    const [code] = await once(child, 'close')
+    assert.equal(code, 0, screen)
+    assert.match(screen, /hello +waiting {2}no node has it/)
+    assert.ok(screen.endsWith(`${[...daemon.requests.keys()][0]}\r\n`), JSON.stringify(screen))
+    assert.equal([...daemon.requests.values()][0]?.view.state, 'running')
+  },
+)
 
 test('submit: --dry-run, --progress json and --priority', async () => {
   await using daemon = await FakeDaemon.start()
@@ -360,6 +407,14 @@ test('put, get, cat, ls, stat: a directory makes the round trip', async () => {
   assert.equal((await place.mesh('put', 'absent', ...here(daemon))).code, 2)
 })
 
+const verdict = (
+  requirement: string,
+  want: string,
+  have: string,
+  ok: boolean,
+  permanent = true,
+) => ({ requirement, want, have, ok, permanent })
+
 test('why: the matrix of requirements and nodes', async () => {
   await using daemon = await FakeDaemon.start()
   using place = helloPlace()
@@ -367,13 +422,6 @@ test('why: the matrix of requirements and nodes', async () => {
   const id = (
     await place.mesh('submit', '-d', 'hello.mesh.toml', '-A', 'hello', ...here(daemon))
   ).stdout.trim()
-  const verdict = (
-    requirement: string,
-    want: string,
-    have: string,
-    ok: boolean,
-    permanent = true,
-  ) => ({ requirement, want, have, ok, permanent })
   daemon.why = {
     v: 1,
     job: `j-${id.slice(2)}0`,

@@ -18,7 +18,10 @@ import { isLoopback, parseDuration, parseSize } from '../../src/node/config-valu
 const PEER = '12D3KooWGatU38nUxa2UFZ9hKsn9ZEjVQZbXrBVcqZMfXhvBVrBe'
 
 /** A machine on which only `files` exist. */
-function machine(files: Readonly<Record<string, string>> = {}, more: Partial<ConfigIo> = {}): ConfigIo {
+function machine(
+  files: Readonly<Record<string, string>> = {},
+  more: Partial<ConfigIo> = {},
+): ConfigIo {
   return {
     cwd: '/cwd',
     hostname: 'ci-a',
@@ -64,14 +67,18 @@ test('config: the data directory follows systemd, XDG and the user', () => {
   assert.equal(load([], {}, root).data, '/var/lib/mesh')
   assert.equal(load([], { XDG_DATA_HOME: '/xdg' }).data, '/xdg/mesh')
   assert.equal(load([], { XDG_DATA_HOME: 'relative' }).data, '/ann/.local/share/mesh')
-  assert.equal(load([], { XDG_DATA_HOME: '/xdg', STATE_DIRECTORY: '/state/a:/state/b' }, root).data, '/state/a')
+  assert.equal(
+    load([], { XDG_DATA_HOME: '/xdg', STATE_DIRECTORY: '/state/a:/state/b' }, root).data,
+    '/state/a',
+  )
   assert.equal(load(['--data', 'd'], { STATE_DIRECTORY: '/state' }).data, '/cwd/d')
   const io = machine({ '/etc/mesh/mesh.toml': '[node]\ndata = "../data"\n' })
   assert.equal(load([], {}, io).data, '/etc/data')
 })
 
+const nameOn = (hostname: string) => load([], {}, machine({}, { hostname })).name
+
 test('config: a name is made from any host name', () => {
-  const nameOn = (hostname: string) => load([], {}, machine({}, { hostname })).name
   assert.equal(nameOn('build_1.example.com'), 'build_1.example.com')
   assert.equal(nameOn('-ß bau'), 'bau')
   assert.equal(nameOn('…'), 'node')
@@ -116,14 +123,26 @@ test('config: the file that is named is read, and no other', () => {
 })
 
 test('config: lists are repeated flags or texts with commas', () => {
-  const argv = ['--listen', '/ip4/127.0.0.1/tcp/0', '--listen=/ip6/::1/tcp/0', '--role', 'store,worker,store']
-  const config = load([...argv, '--mirror', 'http://a/x'], { MESH_MIRROR: 'https://no', MESH_ALLOW: `${PEER}, ${PEER}` })
+  const argv = [
+    '--listen',
+    '/ip4/127.0.0.1/tcp/0',
+    '--listen=/ip6/::1/tcp/0',
+    '--role',
+    'store,worker,store',
+  ]
+  const config = load([...argv, '--mirror', 'http://a/x'], {
+    MESH_MIRROR: 'https://no',
+    MESH_ALLOW: `${PEER}, ${PEER}`,
+  })
   assert.deepEqual(config.listen, ['/ip4/127.0.0.1/tcp/0', '/ip6/::1/tcp/0'])
   assert.deepEqual(config.roles, ['worker', 'store'])
   assert.deepEqual(config.mirrors, ['http://a/x/'])
   assert.deepEqual(config.allow, [PEER, PEER])
   assert.deepEqual(load(['--listen', 'none']).listen, [])
-  assert.match(errorOf(() => load(['--listen', 'none,/ip4/127.0.0.1/tcp/0'])).message, /"none" stands alone/)
+  assert.match(
+    errorOf(() => load(['--listen', 'none,/ip4/127.0.0.1/tcp/0'])).message,
+    /"none" stands alone/,
+  )
 })
 
 test('config: with a parent a node is worker and store', () => {
@@ -139,12 +158,34 @@ test('config: an unknown key is shown with its line and the nearest known one', 
   const { problems, config } = resolveConfig(readCommandLine([]), {}, io)
   assert.equal(config, undefined)
   assert.deepEqual(
-    problems.map(({ code, where, message, hints }) => [code, where, message, ...hints]).toSorted(),
+    problems
+      .toSorted((a, b) => (a.where ?? '').localeCompare(b.where ?? ''))
+      .map(({ code, where, message, hints }) => [code, where, message, ...hints]),
     [
-      ['MESH0104', '/etc/mesh/mesh.toml:5:2', 'unknown key "slots" in [worker]\n5 | \tslots = 8\n  | \t^', 'known: cpus, memory, isolation'],
-      ['MESH0104', '/etc/mesh/mesh.toml:6:1', 'unknown key "cpu" in [worker]\n6 | cpu = 3\n  | ^', 'did you mean "cpus"?'],
-      ['MESH0104', '/etc/mesh/mesh.toml:7:1', 'unknown key "mirrors" in [worker]\n7 | mirrors = []\n  | ^', 'did you mean "mirrors" in [store]?'],
-      ['MESH0104', '/etc/mesh/mesh.toml:8:2', 'unknown key "stroe" at the top\n8 | [stroe]\n  |  ^', 'did you mean "store"?'],
+      [
+        'MESH0104',
+        '/etc/mesh/mesh.toml:5:2',
+        'unknown key "slots" in [worker]\n5 | \tslots = 8\n  | \t^',
+        'known: cpus, memory, isolation',
+      ],
+      [
+        'MESH0104',
+        '/etc/mesh/mesh.toml:6:1',
+        'unknown key "cpu" in [worker]\n6 | cpu = 3\n  | ^',
+        'did you mean "cpus"?',
+      ],
+      [
+        'MESH0104',
+        '/etc/mesh/mesh.toml:7:1',
+        'unknown key "mirrors" in [worker]\n7 | mirrors = []\n  | ^',
+        'did you mean "mirrors" in [store]?',
+      ],
+      [
+        'MESH0104',
+        '/etc/mesh/mesh.toml:8:2',
+        'unknown key "stroe" at the top\n8 | [stroe]\n  |  ^',
+        'did you mean "store"?',
+      ],
     ],
   )
   const first = errorOf(() => load([], {}, io))
@@ -152,22 +193,33 @@ test('config: an unknown key is shown with its line and the nearest known one', 
   assert.equal(first.hints.at(-1), '3 more: mesh-node config check')
 })
 
+function problemsOf(text: string): string[] {
+  const io = machine({ '/etc/mesh/mesh.toml': text })
+  return resolveConfig(readCommandLine([]), {}, io).problems.map(
+    ({ where, message }) => `${where} ${message}`,
+  )
+}
+
 test('config: a bad value is shown where it stands', () => {
-  const problemsOf = (text: string) => {
-    const io = machine({ '/etc/mesh/mesh.toml': text })
-    return resolveConfig(readCommandLine([]), {}, io).problems.map(({ where, message }) => `${where} ${message}`)
-  }
   assert.deepEqual(problemsOf('[worker]\nmemory = "8 Gib"'), [
     '/etc/mesh/mesh.toml:2:10 worker.memory: expected a size such as "8 GiB", or "auto"\n2 | memory = "8 Gib"\n  |          ^',
   ])
-  assert.match(problemsOf('node = { roles = ["root", "boss"] }').join(), /^\/etc\/mesh\/mesh.toml:1:27 node.roles.1: /)
+  assert.match(
+    problemsOf('node = { roles = ["root", "boss"] }').join(),
+    /^\/etc\/mesh\/mesh.toml:1:27 node.roles.1: /,
+  )
   assert.match(problemsOf('node = 3').join(), /^\/etc\/mesh\/mesh.toml:1:8 node: /)
   assert.match(problemsOf('[[node]]\nname = "x"').join(), /^\/etc\/mesh\/mesh.toml:1:3 node: /)
-  assert.match(problemsOf('[worker]\ncpus = 0').join(), /^\/etc\/mesh\/mesh.toml:2:8 worker.cpus: Too small/)
+  assert.match(
+    problemsOf('[worker]\ncpus = 0').join(),
+    /^\/etc\/mesh\/mesh.toml:2:8 worker.cpus: Too small/,
+  )
 })
 
 test('config: what is no TOML is shown with its place', () => {
-  const error = errorOf(() => load([], {}, machine({ '/etc/mesh/mesh.toml': '[node]\nname = "a\n' })))
+  const error = errorOf(() =>
+    load([], {}, machine({ '/etc/mesh/mesh.toml': '[node]\nname = "a\n' })),
+  )
   assert.equal(error.code, 'MESH0201')
   assert.match(error.where ?? '', /^\/etc\/mesh\/mesh.toml:2:\d+$/)
   assert.match(error.message, /\n2 \| name = "a\n {2}\| +\^$/)
@@ -224,15 +276,39 @@ test('config: beyond loopback the admitted peers must be named', () => {
     assert.deepEqual(load([...argv, '--allow', PEER]).allow, [PEER])
     assert.equal(load([...argv, '--allow', PEER, '--allow', 'any']).allow, 'any')
   }
-  const both = resolveConfig(readCommandLine(['--listen', '/ip4/1.2.3.4/tcp/1', '--http', '1.2.3.4:1']), {}, machine())
+  const both = resolveConfig(
+    readCommandLine(['--listen', '/ip4/1.2.3.4/tcp/1', '--http', '1.2.3.4:1']),
+    {},
+    machine(),
+  )
   assert.equal(both.problems.length, 2)
-  for (const host of ['127.0.0.1', '127.9.9.9', '::1', '0:0:0:0:0:0:0:1', '::ffff:127.0.0.1', 'localhost'])
+  for (const host of [
+    '127.0.0.1',
+    '127.9.9.9',
+    '::1',
+    '0:0:0:0:0:0:0:1',
+    '::ffff:127.0.0.1',
+    'localhost',
+  ])
     assert(isLoopback(host), host)
 })
 
 test('config: no command line, environment or file makes it throw anything but its errors', () => {
   const word = fc.oneof(
-    fc.constantFrom('--data', '--listen=', '--cpus', '--allow', 'any', 'none', '--', '-h', '--help', '-', '--no-data', '[node]'),
+    fc.constantFrom(
+      '--data',
+      '--listen=',
+      '--cpus',
+      '--allow',
+      'any',
+      'none',
+      '--',
+      '-h',
+      '--help',
+      '-',
+      '--no-data',
+      '[node]',
+    ),
     fc.string(),
   )
   fc.assert(
@@ -248,11 +324,20 @@ test('config: no command line, environment or file makes it throw anything but i
 })
 
 test('config: sizes and durations', () => {
-  assert.deepEqual(['8 GiB', '8GiB', '1.5 KiB', '0 B', '8 GB', '8', 'constructor', ''].map(parseSize), [
-    2 ** 33, 2 ** 33, 1536, 0, undefined, undefined, undefined, undefined,
-  ])
+  assert.deepEqual(
+    ['8 GiB', '8GiB', '1.5 KiB', '0 B', '8 GB', '8', 'constructor', ''].map(parseSize),
+    [2 ** 33, 2 ** 33, 1536, 0, undefined, undefined, undefined, undefined],
+  )
   assert.deepEqual(['30s', '1h30m', '1.5s', '5ms', '0s', '30', 's', '1h ', ''].map(parseDuration), [
-    30_000, 5_400_000, 1500, 5, 0, undefined, undefined, undefined, undefined,
+    30_000,
+    5_400_000,
+    1500,
+    5,
+    0,
+    undefined,
+    undefined,
+    undefined,
+    undefined,
   ])
 })
 
@@ -261,7 +346,10 @@ test('config: the variables of the service manager are taken away from later chi
   process.env['WATCHDOG_USEC'] = '1000000'
   const env = takeEnvironment()
   assert.deepEqual([env['NOTIFY_SOCKET'], env['WATCHDOG_USEC']], ['/run/notify', '1000000'])
-  assert.deepEqual([process.env['NOTIFY_SOCKET'], process.env['WATCHDOG_USEC']], [undefined, undefined])
+  assert.deepEqual(
+    [process.env['NOTIFY_SOCKET'], process.env['WATCHDOG_USEC']],
+    [undefined, undefined],
+  )
 })
 
 test('config: every setting is in docs/configuration.md with its three names', () => {
@@ -271,8 +359,7 @@ test('config: every setting is in docs/configuration.md with its three names', (
     [`\`${section}.${key}\``, `\`--${flag}`, `\`${env}\``].some((name) => !docs.includes(name)),
   )
   assert.deepEqual(missing, [])
-  assert.deepEqual(
-    Object.keys(configSchema().properties ?? {}),
-    [...new Set(settings.map(({ section }) => section))],
-  )
+  assert.deepEqual(Object.keys(configSchema().properties ?? {}), [
+    ...new Set(settings.map(({ section }) => section)),
+  ])
 })

@@ -27,7 +27,10 @@ test('identity: made at the first start, the same ever after, for its owner alon
   assert.deepEqual([again.peerId, again.seed], [first.peerId, first.seed])
   const modeOf = async (path: string) => (await stat(join(place.directory, path))).mode & 0o777
   assert.deepEqual([await modeOf('identity'), await modeOf('identity/key')], [0o700, 0o600])
-  assert.deepEqual(new Uint8Array(await readFile(join(place.directory, 'identity/key'))), first.seed)
+  assert.deepEqual(
+    new Uint8Array(await readFile(join(place.directory, 'identity/key'))),
+    first.seed,
+  )
 })
 
 test('identity: libp2p derives the same peer id from the seed', async () => {
@@ -62,8 +65,14 @@ test('identity: a key of another length or open to others is refused', async () 
     message: 'the key of this node has 5 bytes instead of 32',
   })
   await chmod(key, 0o640)
-  await assert.rejects(openIdentity({ random }, place), { code: 'MESH0104', message: /mode 640 instead of 600/ })
+  await assert.rejects(openIdentity({ random }, place), {
+    code: 'MESH0104',
+    message: /mode 640 instead of 600/,
+  })
   await chmod(key, 0o600)
   await chmod(join(place.directory, 'identity'), 0o750)
-  await assert.rejects(openIdentity({ random }, place), { code: 'MESH0104', message: /mode 750 instead of 700/ })
+  await assert.rejects(openIdentity({ random }, place), {
+    code: 'MESH0104',
+    message: /mode 750 instead of 700/,
+  })
 })

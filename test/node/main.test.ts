@@ -9,7 +9,8 @@ import { pino } from 'pino'
 import { MeshError } from '../../src/base/errors.ts'
 import { systemRandom } from '../../src/base/random.ts'
 import { createLogger } from '../../src/node/logging.ts'
-import { runNode, type Daemon, type NodeSystem, type StartDaemon } from '../../src/node/run-node.ts'
+import type { Daemon } from '../../src/node/daemon.ts'
+import { runNode, type NodeSystem, type StartDaemon } from '../../src/node/run-node.ts'
 import { ManualClock } from './manual-clock.ts'
 
 const READY = {
@@ -40,6 +41,7 @@ function smallDaemon(options: { start?: () => Promise<void> } = {}) {
       return stopped.promise
     },
     failed: failed.promise,
+    summary: ['worker    2 cpus'],
   }
   const startDaemon: StartDaemon = async (_, config) => {
     calls.push(`start ${config.name}`)
@@ -56,8 +58,8 @@ function smallSystem(startDaemon: StartDaemon, options: { isTty?: boolean } = {}
   const exits: number[] = []
   const logs: string[] = []
   const clock = new ManualClock()
-  let signal: (name: 'SIGTERM' | 'SIGINT') => void = () => assert.fail('nobody listens to signals')
-  let crash: (error: unknown) => void = () => assert.fail('nobody listens to crashes')
+  let signal: ((name: 'SIGTERM' | 'SIGINT') => void) | undefined
+  let crash: ((error: unknown) => void) | undefined
   const system: NodeSystem = {
     env: {},
     io: {
@@ -73,14 +75,31 @@ function smallSystem(startDaemon: StartDaemon, options: { isTty?: boolean } = {}
     pid: 7,
     out: (text) => out.push(text),
     err: (text) => err.push(text),
-    createLogger: ({ level }) => Promise.resolve(pino({ level }, { write: (line: string) => void logs.push(line) })),
+    createLogger: ({ level }) =>
+      Promise.resolve(pino({ level }, { write: (line: string) => void logs.push(line) })),
     loadDaemon: () => Promise.resolve({ startDaemon }),
     onSignal: (listener) => (signal = listener),
     onCrash: (listener) => (crash = listener),
     exit: (code) => exits.push(code),
   }
   const messages = () => logs.map((line): unknown => JSON.parse(line).msg)
-  return { system, out, err, exits, logs, messages, clock, signal: (name: 'SIGTERM' | 'SIGINT') => signal(name), crash: (error: unknown) => crash(error) }
+  return {
+    system,
+    out,
+    err,
+    exits,
+    logs,
+    messages,
+    clock,
+    signal(name: 'SIGTERM' | 'SIGINT') {
+      assert(signal !== undefined, 'nobody listens to signals')
+      signal(name)
+    },
+    crash(error: unknown) {
+      assert(crash !== undefined, 'nobody listens to crashes')
+      crash(error)
+    },
+  }
 }
 
 async function until(isSo: () => boolean): Promise<void> {
@@ -118,7 +137,10 @@ test('main: draining ends at its deadline', async () => {
   assert(process.messages().includes('running builds did not end in time'))
 })
 
-for (const [name, expected] of [['SIGTERM', 143], ['SIGINT', 130]] as const) {
+for (const [name, expected] of [
+  ['SIGTERM', 143],
+  ['SIGINT', 130],
+] as const) {
   test(`main: a second signal stops now, ${name} with ${expected}`, async () => {
     const daemon = smallDaemon()
     daemon.stopped.resolve()
@@ -173,7 +195,11 @@ test('main: signals during the start are not lost', async () => {
 
 test('main: an error at the start is told, with its exit code', async () => {
   const cases: readonly (readonly [error: Error, exit: number, text: RegExp])[] = [
-    [new MeshError('MESH0103', 'cannot listen', { where: '127.0.0.1:1', hints: ['--http'] }), 69, /^error\[MESH0103\]: 127.0.0.1:1: cannot listen\n {2}help: --http\n$/],
+    [
+      new MeshError('MESH0103', 'cannot listen', { where: '127.0.0.1:1', hints: ['--http'] }),
+      69,
+      /^error\[MESH0103\]: 127.0.0.1:1: cannot listen\n {2}help: --http\n$/,
+    ],
     [new MeshError('MESH0106', 'newer'), 78, /MESH0106/],
     [Object.assign(new Error('full'), { code: 'ENOSPC' }), 73, /MESH0503/],
     [new Error('a bug'), 70, /^error\[MESH0001\]: Error: a bug\n +at /],
@@ -219,6 +245,7 @@ test('main: a terminal gets a banner', async () => {
     [
       'mesh-node V  node "a"  data /ann/.local/share/mesh',
       '  no configuration found: running as a single machine (root, worker, store)',
+      '  worker    2 cpus',
       `  peer id   ${READY.peerId}`,
       '  listening /ip4/127.0.0.1/tcp/1   http http://127.0.0.1:2/   socket /d/node.sock',
       '  ready     try:  mesh run -- gcc --version',
@@ -236,8 +263,23 @@ test('main: --allow any is warned about at every start', async () => {
   assert.match(process.logs[0] ?? '', /"level":40.*every peer is admitted/)
 })
 
+const values = (shown: string) => shown.split('\n').map((line) => line.replace(/ *#.*/, ''))
+
 test('main: what config check prints is a file with the same meaning', async () => {
-  const argv = ['--name', 'x', '--cpus', '3', '--listen', 'none', '--mirror', 'https://m/', '--allow', 'any', '--http', '0.0.0.0:0']
+  const argv = [
+    '--name',
+    'x',
+    '--cpus',
+    '3',
+    '--listen',
+    'none',
+    '--mirror',
+    'https://m/',
+    '--allow',
+    'any',
+    '--http',
+    '0.0.0.0:0',
+  ]
   const { startDaemon } = smallDaemon()
   const first = smallSystem(startDaemon)
   assert.equal(await runNode(['config', 'check', ...argv], first.system), 0)
@@ -247,7 +289,6 @@ test('main: what config check prints is a file with the same meaning', async () 
   const second = smallSystem(startDaemon)
   const io = { ...second.system.io, readFile: () => text }
   assert.equal(await runNode(['config', 'check'], { ...second.system, io }), 0)
-  const values = (shown: string) => shown.split('\n').map((line) => line.replace(/ *#.*/, ''))
   assert.deepEqual(values(second.out.join('')), values(text))
 })
 
@@ -256,14 +297,19 @@ test('main: config check names every problem', async () => {
   const argv = ['config', 'check', '--cpus', 'x', '--memory', 'y']
   assert.equal(await runNode(argv, process.system), 2)
   assert.equal(process.err.length, 2)
-  assert.match(process.err.join(''), /^error\[MESH0104\]: --cpus "x": .*\nerror\[MESH0104\]: --memory "y": /)
+  assert.match(
+    process.err.join(''),
+    /^error\[MESH0104\]: --cpus "x": .*\nerror\[MESH0104\]: --memory "y": /,
+  )
 })
 
+async function run(...argv: string[]) {
+  const process = smallSystem(smallDaemon().startDaemon)
+  const code = await runNode(argv, process.system)
+  return { code, out: process.out.join(''), err: process.err.join('') }
+}
+
 test('main: help, schema, and unknown commands', async () => {
-  const run = async (...argv: string[]) => {
-    const process = smallSystem(smallDaemon().startDaemon)
-    return { code: await runNode(argv, process.system), out: process.out.join(''), err: process.err.join('') }
-  }
   const help = await run('--help')
   assert.equal(help.code, 0)
   assert.match(help.out, /^Usage: mesh-node \[run\] \[flags\]\n/)
@@ -273,7 +319,10 @@ test('main: help, schema, and unknown commands', async () => {
   assert(typeof schema === 'object' && schema !== null && 'properties' in schema)
   const unknown = await run('config', 'chekc')
   assert.deepEqual([unknown.code, unknown.out], [2, ''])
-  assert.match(unknown.err, /^error\[MESH0002\]: there is no command "config chekc"\n {2}help: did you mean "mesh-node config check"\?/)
+  assert.match(
+    unknown.err,
+    /^error\[MESH0002\]: there is no command "config chekc"\n {2}help: did you mean "mesh-node config check"\?/,
+  )
 })
 
 test('main: logs are JSON lines with words for levels, or lines for people', async () => {
@@ -289,7 +338,7 @@ test('main: logs are JSON lines with words for levels, or lines for people', asy
 
 test('main: the command itself', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'mesh-main-'))
-  const run = (...argv: string[]) =>
+  const command = (...argv: string[]) =>
     new Promise<{ code: unknown; out: string; err: string }>((resolve) => {
       const main = new URL('../../src/node/main.ts', import.meta.url).pathname
       const env = { HOME: directory, PATH: process.env['PATH'] }
@@ -297,12 +346,15 @@ test('main: the command itself', async () => {
         resolve({ code: error === null ? 0 : error.code, out, err }),
       )
     })
-  assert.match((await run('--version')).out, /^mesh-node \d+\.\d+\.\d+\n$/)
+  assert.match((await command('--version')).out, /^mesh-node \d+\.\d+\.\d+\n$/)
   await writeFile(join(directory, 'mesh.toml'), '[node]\nnmae = "a"\n')
-  const broken = await run('--config', 'mesh.toml')
+  const broken = await command('--config', 'mesh.toml')
   assert.deepEqual([broken.code, broken.out], [2, ''])
-  assert.match(broken.err, /^error\[MESH0104\]: \S+\/mesh.toml:2:1: unknown key "nmae" in \[node\]\n.*\n.*\n {2}help: did you mean "name"\?\n$/)
-  const exposed = await run('--http', '0.0.0.0:0')
+  assert.match(
+    broken.err,
+    /^error\[MESH0104\]: \S+\/mesh.toml:2:1: unknown key "nmae" in \[node\]\n.*\n.*\n {2}help: did you mean "name"\?\n$/,
+  )
+  const exposed = await command('--http', '0.0.0.0:0')
   assert.equal(exposed.code, 2)
   assert.match(exposed.err, /^error\[MESH0107\]: other machines reach 0.0.0.0:0 \(--http\)/)
   await rm(directory, { recursive: true })

@@ -108,7 +108,9 @@ for (const flock of [undefined, NO_FLOCK]) {
 
 test('node directory: of many that start at once, one gets it', async () => {
   await using place = await temporary()
-  const results = await Promise.allSettled(Array.from({ length: 8 }, () => openNodeDirectory(place.options)))
+  const results = await Promise.allSettled(
+    Array.from({ length: 8 }, () => openNodeDirectory(place.options)),
+  )
   const held = results.filter((result) => result.status === 'fulfilled')
   assert.equal(held.length, 1)
   for (const { value } of held) await value[Symbol.asyncDispose]()
@@ -145,5 +147,9 @@ test('node directory: a socket whose path would be too long gets a short private
 test('node directory: a path that is no directory is a wrong setting', async () => {
   await using place = await temporary()
   await writeFile(place.options.path, '')
-  await assert.rejects(openNodeDirectory(place.options), { code: 'MESH0104', exit: 2, where: place.options.path })
+  await assert.rejects(openNodeDirectory(place.options), {
+    code: 'MESH0104',
+    exit: 2,
+    where: place.options.path,
+  })
 })

@@ -39,7 +39,10 @@ async function until(isSo: () => boolean | Promise<boolean>): Promise<void> {
 test('sd-notify: states are sent in order, for the pid of the daemon', async () => {
   await using program = await standIn()
   const { log, lines } = logged()
-  const service = createServiceManager({ log, clock: new ManualClock() }, { env: program.env, pid: 7 })
+  const service = createServiceManager(
+    { log, clock: new ManualClock() },
+    { env: program.env, pid: 7 },
+  )
   void service.ready('ready\nnow')
   void service.status('2 builds')
   await service.stopping()
@@ -64,7 +67,10 @@ test('sd-notify: without a service manager nothing is run', async () => {
 test('sd-notify: a failure is logged once', async () => {
   await using program = await standIn({ exit: 1 })
   const { log, lines } = logged()
-  const service = createServiceManager({ log, clock: new ManualClock() }, { env: program.env, pid: 7 })
+  const service = createServiceManager(
+    { log, clock: new ManualClock() },
+    { env: program.env, pid: 7 },
+  )
   await service.ready('x')
   await service.stopping()
   assert.equal((await program.seen()).length, 2)
@@ -77,7 +83,11 @@ test('sd-notify: the watchdog is fed at half its time while the daemon answers',
   const clock = new ManualClock()
   const env = { ...program.env, WATCHDOG_USEC: '60000000', WATCHDOG_PID: '7' }
   const service = createServiceManager({ log, clock }, { env, pid: 7 })
-  const answers = [() => Promise.resolve(true), () => Promise.resolve(false), () => Promise.reject(new Error('gone'))]
+  const answers = [
+    () => Promise.resolve(true),
+    () => Promise.resolve(false),
+    () => Promise.reject(new Error('gone')),
+  ]
   let asked = 0
   service.startWatchdog(() => answers[asked++]?.() ?? Promise.resolve(true))
   for (const count of [1, 2, 3]) {
@@ -108,7 +118,10 @@ while True:
 `
 
 test('sd-notify: systemd-notify delivers it', async (t) => {
-  for (const [program, flag] of [['systemd-notify', '--version'], ['python3', '--version']] as const) {
+  for (const [program, flag] of [
+    ['systemd-notify', '--version'],
+    ['python3', '--version'],
+  ] as const) {
     try {
       execFileSync(program, [flag], { stdio: 'ignore' })
     } catch {
@@ -118,7 +131,9 @@ test('sd-notify: systemd-notify delivers it', async (t) => {
   }
   const directory = await mkdtemp(join(tmpdir(), 'mesh-notify-'))
   const socket = join(directory, 'notify')
-  const receiver = spawn('python3', ['-c', RECEIVER, socket], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const receiver = spawn('python3', ['-c', RECEIVER, socket], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   const received: string[] = []
   createInterface(receiver.stdout).on('line', (line) => received.push(line))
   await until(() => received.length === 1)
@@ -128,7 +143,8 @@ test('sd-notify: systemd-notify delivers it', async (t) => {
   await service.ready('ready')
   assert.deepEqual(lines, [])
   const text = received.join(' ')
-  for (const part of [`MAINPID=${process.pid}`, 'READY=1', 'STATUS=ready']) assert(text.includes(part), text)
+  for (const part of [`MAINPID=${process.pid}`, 'READY=1', 'STATUS=ready'])
+    assert(text.includes(part), text)
   const exited = once(receiver, 'exit')
   receiver.kill()
   await exited

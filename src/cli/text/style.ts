@@ -55,8 +55,8 @@ export function isUtf8Locale(env: Readonly<Record<string, string | undefined>>):
   return locale !== undefined && /utf-?8/i.test(locale)
 }
 
-// oxlint-disable-next-line no-control-regex
 const ESCAPES =
+  // oxlint-disable-next-line no-control-regex
   /\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?/g
 // oxlint-disable-next-line no-control-regex
 const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g
