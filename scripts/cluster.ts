@@ -28,8 +28,8 @@ export interface DaemonOptions {
   /** Comma-separated. */
   readonly role: string
   readonly parents?: readonly Daemon[]
-  /** Default: a free port of 127.0.0.1; `none` dials out only. */
-  readonly listen?: 'none'
+  /** A multiaddr, or `none` to dial out only. Default: a free port of 127.0.0.1. */
+  readonly listen?: string
   readonly cpus?: number
   readonly args?: readonly string[]
 }

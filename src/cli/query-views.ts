@@ -22,10 +22,11 @@ const NODE_ORDER: Readonly<Record<NodeView['state'], number>> = {
 
 const isGone = ({ state }: NodeView): boolean => state === 'lost' || state === 'broken'
 
+const free = (node: NodeView, what: 'memoryBytes' | 'diskBytes'): string =>
+  isGone(node) ? '-' : formatSize(Math.max(0, node.capacity[what] - node.allocated[what]))
+
 /** Nodes, those with a problem first. */
 export function nodeLines(nodes: readonly NodeView[], options: ViewOptions): string[] {
-  const free = (node: NodeView, what: 'memoryBytes' | 'diskBytes'): string =>
-    isGone(node) ? '-' : formatSize(Math.max(0, node.capacity[what] - node.allocated[what]))
   const columns: Column<NodeView>[] = [
     { header: 'NODE', cell: ({ name }) => name },
     { header: 'STATE', cell: ({ state }) => state },

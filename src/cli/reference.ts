@@ -42,9 +42,7 @@ Colours: \`--color\`, \`NO_COLOR\`, \`FORCE_COLOR\`, \`CLICOLOR_FORCE\`. Progres
 
 ## Exit status
 
-| code | meaning |
-|---|---|
-${EXIT_MEANINGS.map(([code, meaning]) => `| ${code} | ${meaning} |`).join('\n')}
+${EXIT_MEANINGS.map(([code, meaning]) => `- **${code}**: ${meaning}`).join('\n')}
 
 \`mesh run\` ends with the exit status of its command, or with 125 when mesh failed, 126 when the command
 cannot be executed, 127 when it was not found, 128+N when signal N ended it.

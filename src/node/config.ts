@@ -376,7 +376,7 @@ export function readCommandLine(argv: readonly string[]): CommandLine {
 }
 
 /** A setting as resolved, for people. */
-export interface ShownSetting extends SettingSpec {
+interface ShownSetting extends SettingSpec {
   /** As it is written in TOML; undefined where no value is meant. */
   readonly toml: string | undefined
   /** `--flag`, `VARIABLE`, `FILE:LINE:COLUMN`, or `default`. */

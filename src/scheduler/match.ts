@@ -17,7 +17,7 @@ export interface Requirement {
   readonly cpusMax: number
   readonly memoryBytes: number
   readonly diskBytes: number
-  /** By system: the part of the userland that the requests are bound to which the job depends on. */
+  /** By system: the userland that the requests are bound to. */
   readonly bindings: ReadonlyMap<string, Userland>
   /** Equal for equal requirements. */
   readonly key: string
@@ -59,10 +59,9 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     memoryBytes = Math.max(memoryBytes, needs.memoryBytes)
     diskBytes = Math.max(diskBytes, needs.diskBytes)
     for (const feature of needs.features) features.add(feature)
-    const tools = toolsOf(step.derivation)
-    if (step.derivation.builder !== BUILTIN_FETCH)
-      for (const [system, { base, tools: bound }] of step.request.bindings)
-        bindings.set(system, partOf({ base, tools: { ...bindings.get(system)?.tools, ...bound } }, tools))
+    if (step.derivation.builder === BUILTIN_FETCH) continue
+    for (const [system, userland] of step.request.bindings)
+      bindings.set(system, mergeUserlands(bindings.get(system), userland))
   }
   if (first === undefined) throw new Error('a job that is matched has a waiter')
   const { derivation } = first
@@ -81,23 +80,23 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
   return { ...parts, bindings, key: JSON.stringify([parts, [...bindings].toSorted()]) }
 }
 
-/** What of `userland` a job with `tools` (sorted) depends on. */
-function partOf(userland: Userland, tools: readonly string[]): Userland {
-  const part: Userland['tools'] = {}
-  for (const tool of tools) {
-    const digest = userland.tools[tool]
-    if (digest !== undefined) part[tool] = digest
-  }
-  return { base: userland.base, tools: part }
+/** All that is known of two userlands that do not contradict each other; its tools are sorted. */
+export function mergeUserlands(a: Userland | undefined, b: Userland): Userland {
+  const tools = Object.entries({ ...a?.tools, ...b.tools }).toSorted(([left], [right]) => (left < right ? -1 : 1))
+  return { base: b.base, tools: Object.fromEntries(tools) }
 }
 
-/** Whether two steps of one key may share a run: what their requests are bound to is the same for it. */
+/** Whether two steps of one key may wait for one run: the userlands that their requests are bound to may be mixed. */
 export function mayShareRun(a: Step, b: Step): boolean {
   if (a.derivation.builder === BUILTIN_FETCH) return true
-  const tools = toolsOf(a.derivation)
   for (const [system, userland] of a.request.bindings)
-    if (!fitsBinding(partOf(userland, tools), b.request.bindings.get(system))) return false
+    if (!fitsBinding(userland, b.request.bindings.get(system))) return false
   return true
+}
+
+/** Whether the node has, or may turn out to have, just this userland. */
+export function mayHaveUserland(node: NodeEntry, system: string, userland: Userland): boolean {
+  return node.environments.some((environment) => environment.system === system && sameUserland(userland, environment) !== false)
 }
 
 /** The environment of the node that the job would run in: the strongest that serves it. */

@@ -31,7 +31,9 @@ import {
   fitsBinding,
   freeOf,
   mayEverStart,
+  mayHaveUserland,
   mayShareRun,
+  mergeUserlands,
   requirementOf,
   userlandOfJob,
   type Requirement,
@@ -244,9 +246,9 @@ export class Scheduler {
         urls: urlsOf(attempt.job),
       })
     }
-    for (const queue of this.queues.all)
-      for (const tool of queue.requirement.tools)
-        for (const environment of node.environments)
+    for (const { requirement } of this.queues.all)
+      for (const environment of node.environments)
+        for (const tool of [...requirement.tools, ...Object.keys(requirement.bindings.get(environment.system)?.tools ?? {})])
           if (environment.tools[tool] === undefined && tools.size < TOOLS_WANTED_MAX) tools.add(tool)
     const known = (id: string): Attempt | undefined => this.state.attempts.get(id)
     const isOver = (id: string): boolean => {
@@ -329,7 +331,18 @@ export class Scheduler {
     if (job.phase === 'closed' || (step.rebuild && !job.rebuild && job.phase === 'lookup')) return false
     if (![...job.waiters].every((other) => mayShareRun(step, other))) return false
     if (job.phase !== 'leased') return this.#isPossible([...job.waiters, step]) || !this.#isPossible([step])
-    return job.attempts.every((attempt) => !isLive(attempt) || fitsStep(attempt.userland, attempt.system, step))
+    return job.attempts.filter(isLive).every(({ userland, system }) => {
+      const isBound = step.request.bindings.has(system)
+      return !isBound || (fitsStep(userland, system, step) && this.#isServed(step, system, userland))
+    })
+  }
+
+  /** Whether a machine is there for the rest of the step's request once something made with `userland` is mixed into it. */
+  #isServed(step: Step, system: string, userland: Userland | null): boolean {
+    if (userland === null) return true
+    const merged = mergeUserlands(step.request.bindings.get(system), userland)
+    for (const node of this.nodes.values()) if (node.connected && mayHaveUserland(node, system, merged)) return true
+    return false
   }
 
   /** Whether some node may ever run a job of these waiters. */
@@ -341,20 +354,12 @@ export class Scheduler {
 
   #bind(request: Request, system: string, userland: Userland): void {
     const bound = request.bindings.get(system)
-    const merged = bound === undefined ? userland : { base: bound.base, tools: { ...bound.tools, ...userland.tools } }
+    const merged = mergeUserlands(bound, userland)
     if (bound !== undefined && Object.keys(merged.tools).length === Object.keys(bound.tools).length) return
     this.#fact({ type: 'bound', request: request.wire.id, system, userland: merged })
     // Its other waiting jobs must now be built with the same userland, apart from requests bound to others.
-    for (const step of request.steps.values()) {
-      const job = step.job
-      if (step.phase !== 'open' || job === undefined || job.phase === 'closed') continue
-      if ([...job.waiters].every((other) => mayShareRun(step, other))) {
-        if (job.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
-        continue
-      }
-      this.#reopen(step)
-      this.#open(step)
-    }
+    for (const { phase, job } of request.steps.values())
+      if (phase === 'open' && job?.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
   }
 
   #close(request: Request, state: 'done' | 'failed' | 'cancelled'): void {
@@ -446,15 +451,8 @@ export class Scheduler {
     const usable = results.filter((result) =>
       [...job.waiters].every((step) => fitsStep(result.userland, result.builder.system, step)),
     )
-    const isLiveUserland = (result: ActionResult): boolean =>
-      [...this.nodes.values()].some(
-        (node) =>
-          node.connected &&
-          node.environments.some(
-            (environment) =>
-              environment.system === result.builder.system && fitsBinding(result.userland, { base: environment.base, tools: environment.tools }),
-          ),
-      )
+    const isLiveUserland = ({ userland, builder }: ActionResult): boolean =>
+      [...job.waiters].every((step) => this.#isServed(step, builder.system, userland))
     const hasWorkers = [...this.nodes.values()].some((node) => node.connected && node.environments.length > 0)
     // Binding a request to a userland that no machine has any more would strand what is not cached.
     const chosen = usable.find(isLiveUserland) ?? (hasWorkers ? usable.find((result) => result.userland === null) : usable[0])
@@ -508,24 +506,36 @@ export class Scheduler {
       return
     }
     this.#delayed.delete(job)
-    if (!this.#isPossible([...job.waiters])) this.#sift(job)
-    // While the last waiters leave, the job may have been queued anew or closed.
+    this.#sift(job)
     if (job.phase !== 'waiting' || job.waiters.size === 0) return
     this.queues.put(job)
     for (const step of job.waiters) this.#effects.push({ type: 'step', step })
   }
 
-  /** No node can run the job as all of its waiters ask: those that some node would do for part ways, those that do not wait fail. */
+  /**
+   * Of the waiters those go on by themselves whose userland is no longer that of the others, and, when no
+   * node can ever do what all of them ask, those that some node would do for. Who does not wait fails.
+   */
   #sift(job: Job): void {
+    const staying: Step[] = []
+    for (const step of [...job.waiters]) {
+      if (staying.every((other) => mayShareRun(step, other))) staying.push(step)
+      else this.#part(step)
+    }
+    if (job.waiters.size === 0 || this.#isPossible([...job.waiters])) return
     for (const step of [...job.waiters]) {
       if (!job.waiters.has(step)) continue
-      if (job.waiters.size > 1 && this.#isPossible([step])) {
-        this.#reopen(step)
-        this.#open(step)
+      if (this.#isPossible([step])) {
+        if (job.waiters.size > 1) this.#part(step)
       } else if (step.request.wire.noWait && this.#moment.nowMs >= this.recoveringUntilMs) {
         this.#failStep(step, failure(step, 'MESH0301', describeMisfit(requirementOf([step]), [...this.nodes.values()]).text))
       }
     }
+  }
+
+  #part(step: Step): void {
+    this.#reopen(step)
+    this.#open(step)
   }
 
   #plan(): void {

@@ -22,6 +22,7 @@ import {
   open,
   openSync,
   readdirSync,
+  readFileSync,
   readSync,
   rmSync,
   statSync,
@@ -222,7 +223,7 @@ class FsBlobStore implements BlobStore {
     try {
       await this.#settle()
       if (this.#index.find(ref.digest) === undefined && !(options.move && this.#adopt(path, ref, identity)))
-        await this.put(readWhole(path), ref)
+        await this.put(ref.size <= SMALL_BYTES ? readFileSync(path) : readWhole(path), ref)
       if (options.move) rmSync(path, { force: true })
       return ref
     } catch (error) {

@@ -231,15 +231,24 @@ test('submit: a daemon that restarts is waited for', async () => {
 
 test(
   'submit: on a terminal there is a live region, and d detaches',
-  { skip: spawnSync('script', ['--version']).error === undefined ? false : 'the tool "script" is absent' },
+  {
+    skip:
+      spawnSync('script', ['--version']).error === undefined
+        ? false
+        : 'the tool "script" is absent',
+  },
   async () => {
     await using daemon = await FakeDaemon.start()
     using place = helloPlace()
     daemon.hold = { class: 'unsatisfiable', text: 'no node has it' }
-    const child = spawn('script', ['-qec', `${MESH} submit hello.mesh.toml --data ${daemon.directory}`, '/dev/null'], {
-      cwd: place.directory,
-      env: { ...place.env, TERM: 'xterm' },
-    })
+    const child = spawn(
+      'script',
+      ['-qec', `${MESH} submit hello.mesh.toml --data ${daemon.directory}`, '/dev/null'],
+      {
+        cwd: place.directory,
+        env: { ...place.env, TERM: 'xterm' },
+      },
+    )
     let screen = ''
     child.stdout.on('data', (bytes: Buffer) => {
       const wasShown = screen.includes('[d] detach')

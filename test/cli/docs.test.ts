@@ -37,8 +37,12 @@ test('docs: each example of derivations.md is a file that can be submitted', () 
   const blocks = [...page.matchAll(/^```(toml|json)\n([\s\S]*?)^```$/gm)]
   assert.ok(blocks.length >= 3)
   for (const [, language, text = ''] of blocks) {
-    const located = language === 'json' ? parseJsonText('example.json', text) : parseToml('example.toml', text)
-    const plan = planGraph(located, parseDescription(located), { attributes: [], system: 'x86_64-linux' })
+    const located =
+      language === 'json' ? parseJsonText('example.json', text) : parseToml('example.toml', text)
+    const plan = planGraph(located, parseDescription(located), {
+      attributes: [],
+      system: 'x86_64-linux',
+    })
     assert.ok(plan.derivations.length > 0)
   }
 })

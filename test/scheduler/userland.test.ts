@@ -136,7 +136,8 @@ test('scheduler: a tool that is asked for is probed first, and is part of the bi
   assert.deepEqual([node.names, other.names], [['b'], []])
 })
 
-test('scheduler: a tool that differs keeps only those jobs away that use it', () => {
+test('scheduler: a machine that differs in one tool of the request takes none of its jobs', () => {
+  // Else one job might take flex there, another m4 here, and no machine be left for the third that needs both.
   const world = new World()
   const node = world.node('n1', { cpus: 1, environments: [{ ...debian, tools: { flex: sha('1') } }] })
   world.submit('r', [derivation('lexer', { tools: ['flex'] }), derivation('plain', { after: ['lexer'] })])
@@ -145,7 +146,12 @@ test('scheduler: a tool that differs keeps only those jobs away that use it', ()
   node.down()
   const other = world.node('n2', { environments: [{ ...debian, tools: { flex: sha('2') } }] })
   world.pass(12_000)
-  assert.deepEqual(other.names, ['plain'])
+  assert.deepEqual(other.names, [])
+  const same = world.node('n3', { environments: [debian] })
+  assert.deepEqual([same.names, same.receive()?.tools], [[], ['flex']], 'it is asked for the tool first')
+  same.environments = [{ ...debian, tools: { flex: sha('1') } }]
+  same.tell()
+  assert.deepEqual(same.names, ['plain'])
 })
 
 test('scheduler: the bindings of all who wait for a job hold for its run', () => {
@@ -167,17 +173,43 @@ test('scheduler: the bindings of all who wait for a job hold for its run', () =>
   assert.deepEqual([world.request('r1').state, world.request('r2').state], ['done', 'done'])
 })
 
-test('scheduler: a difference in a tool that neither uses does not part two requests', () => {
+test('scheduler: requests whose userlands grow apart while one run serves both keep it, and part when it is lost', () => {
   const world = new World()
-  const first = world.node('n1', { cpus: 1, environments: [{ ...debian, tools: { flex: sha('1') } }] })
-  world.submit('r1', [derivation('l', { tools: ['flex'] }), derivation('common')])
-  const second = world.node('n2', { cpus: 1, environments: [{ ...debian, tools: { flex: sha('2') } }] })
-  world.submit('r2', [derivation('m', { tools: ['flex'], args: ['m'] }), derivation('common')])
+  const node = (name: string, flex: string) => world.node(name, { cpus: 2, environments: [{ ...debian, tools: { flex: sha(flex) } }] })
+  const first = node('n1', '1')
+  world.submit('r1', [derivation('common'), derivation('l', { tools: ['flex'] })])
   first.take()
-  second.take()
-  for (let at = 0; at < 3; at += 1) world.buildAll()
+  world.submit('r2', [derivation('common'), derivation('m', { tools: ['flex'] })])
+  const second = node('n2', '2')
+  assert.deepEqual([first.names.toSorted(), second.names], [['common', 'l'], ['m']])
+  const job = world.step('r1', 'common').job
+  assert.equal(world.step('r2', 'common').job, job)
+  first.restart()
+  world.pass(20_000)
+  const jobs = [world.step('r1', 'common').job, world.step('r2', 'common').job]
+  assert.notEqual(jobs[0], jobs[1])
+  world.buildAll()
   assert.deepEqual([world.request('r1').state, world.request('r2').state], ['done', 'done'])
-  assert.equal(world.grantCount, 3)
+  assert.deepEqual(jobs.map((each) => each?.attempts.at(-1)?.node.name), ['n1', 'n2'])
+})
+
+test('scheduler: a waiting job whose waiters were bound to different userlands is parted', () => {
+  const world = new World()
+  const tools = (flex: string) => [{ ...debian, tools: { flex: sha(flex) } }]
+  world.node('big', { memoryBytes: 2 ** 36, environments: tools('1') }).down()
+  const one = world.node('n1', { cpus: 1, environments: tools('1') })
+  const large = (name: string) => derivation(name, { args: ['common'], memoryBytes: 20 * 2 ** 30 })
+  world.submit('r1', [derivation('l', { tools: ['flex'] }), large('c1')], { priority: 60 })
+  one.take()
+  const two = world.node('n2', { cpus: 1, environments: tools('2') })
+  world.submit('r2', [derivation('m', { tools: ['flex'] }), large('c2')])
+  one.state = 'draining'
+  one.tell()
+  two.take()
+  assert.deepEqual([one.names, two.names], [['l'], ['m']])
+  const jobs = [world.step('r1', 'c1').job, world.step('r2', 'c2').job]
+  assert.notEqual(jobs[0], jobs[1])
+  assert.deepEqual(jobs.map((job) => job?.phase), ['waiting', 'waiting'])
 })
 
 test('scheduler: a fetch has no userland: all share it', () => {

@@ -13,10 +13,14 @@ export function parseDescription(located: Located): GraphDescription {
   const parsed = GraphDescription.safeParse(located.value)
   if (parsed.success) return parsed.data
   const problems = parsed.error.issues.map((issue) => problemOf(located, issue))
-  // The first in the order of the file: later ones are often its consequences.
-  const [first] = problems.toSorted((a, b) => a.line - b.line)
+  // A mistyped key first, for it is missing elsewhere; then the order of the file.
+  const [first] = problems.toSorted(
+    (a, b) => Number(isOther(a)) - Number(isOther(b)) || a.line - b.line,
+  )
   throw first?.error ?? parsed.error
 }
+
+const isOther = ({ error }: { readonly error: MeshError }): boolean => error.code !== 'MESH0202'
 
 function problemOf(located: Located, issue: z.core.$ZodIssue): { error: MeshError; line: number } {
   const path = issue.path.filter((part) => typeof part !== 'symbol')

@@ -44,8 +44,7 @@ export function formatSize(bytes: number): string {
     value /= 1024
     unit++
   }
-  const digits = unit === 0 || value >= 100 || Number.isInteger(value) ? 0 : 1
-  return `${value.toFixed(digits)} ${SIZE_UNITS[unit]}`
+  return `${Number(value.toFixed(value >= 100 ? 0 : 1))} ${SIZE_UNITS[unit]}`
 }
 
 /** "0.4s", "12s", "1m02s", "3h05m", "2d04h". */
