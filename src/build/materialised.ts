@@ -86,7 +86,11 @@ class Trees implements MaterialisedTrees {
 
   constructor(
     deps: { readonly store: BlobStore; readonly log: Logger },
-    options: { readonly directory: string; readonly entriesMax?: number; readonly bytesMax?: number },
+    options: {
+      readonly directory: string
+      readonly entriesMax?: number
+      readonly bytesMax?: number
+    },
   ) {
     this.#store = deps.store
     this.#log = deps.log
@@ -120,7 +124,8 @@ class Trees implements MaterialisedTrees {
     }
     let tree = this.#kept.get(entry.digest)
     // Again when it was evicted between its making and our turn.
-    while (tree === undefined || this.#kept.get(entry.digest) !== tree) tree = await this.#make(entry)
+    while (tree === undefined || this.#kept.get(entry.digest) !== tree)
+      tree = await this.#make(entry)
     tree.useCount++
     this.#kept.delete(entry.digest)
     this.#kept.set(entry.digest, tree)
@@ -198,7 +203,11 @@ class Trees implements MaterialisedTrees {
 }
 
 /** Puts the store's file `from` at `to`. */
-type Place = (from: string, to: string, entry: Extract<Entry, { kind: 'file' }>) => void | Promise<void>
+type Place = (
+  from: string,
+  to: string,
+  entry: Extract<Entry, { kind: 'file' }>,
+) => void | Promise<void>
 
 class TreeWriter {
   entryCount = 0
@@ -230,7 +239,8 @@ class TreeWriter {
         const bytes = await this.#store.read(entry.digest, OBJECT_BYTES_MAX)
         if (bytes === undefined) throw missing(entry)
         mkdirSync(path, { mode: 0o755 })
-        for (const { name, entry: child } of decodeTree(bytes)) await this.write(child, join(path, name), depth + 1)
+        for (const { name, entry: child } of decodeTree(bytes))
+          await this.write(child, join(path, name), depth + 1)
         finish(path, 0o755)
       }
     }
@@ -269,7 +279,11 @@ function finish(path: string, mode: number): void {
 }
 
 function missing(ref: BlobRef): MeshError {
-  return new MeshError('MESH0501', `${cidOf(ref.digest)} (${ref.size} bytes) is not in the store of this node`, {
-    where: cidOf(ref.digest),
-  })
+  return new MeshError(
+    'MESH0501',
+    `${cidOf(ref.digest)} (${ref.size} bytes) is not in the store of this node`,
+    {
+      where: cidOf(ref.digest),
+    },
+  )
 }

@@ -17,6 +17,7 @@ import { isUtf8Locale, wantsColour } from './text/style.ts'
 
 /** Exit code of a program that writes to a closed pipe (128 + SIGPIPE). */
 const EXIT_BROKEN_PIPE = 141
+const COLUMNS_DEFAULT = 80
 
 function makeContext(argv: readonly string[]): Context {
   const choice =
@@ -59,7 +60,8 @@ function makeOutput(stream: NodeJS.WriteStream, colour: string): Output {
         await Promise.race([once(stream, 'drain'), once(stream, 'close')])
     },
     isTty: stream.isTTY,
-    columns: () => (stream.isTTY ? stream.columns : undefined),
+    // A terminal that was never told its size says 0.
+    columns: () => (stream.isTTY ? stream.columns || COLUMNS_DEFAULT : undefined),
     style: {
       colour: wantsColour(colour, process.env, stream.isTTY),
       unicode: isUtf8Locale(process.env),

@@ -21,7 +21,7 @@ export async function writeAllAt(
   positionBytes: number,
 ): Promise<void> {
   let rest = [...pieces]
-  for (let at = positionBytes; rest.length > 0; ) {
+  for (let at = positionBytes; rest.length > 0;) {
     const count = await writevAt(file, rest, at)
     at += count
     rest = withoutFirst(rest, count)

@@ -58,7 +58,7 @@ export interface IngestOptions {
 export interface IngestedBlob {
   readonly ref: BlobRef
   /** The bytes, from memory or read again; throws MESH0207 when the file changed since it was hashed. */
-  open(): AsyncIterable<Uint8Array>
+  readonly open: () => AsyncIterable<Uint8Array>
 }
 
 /** A sink that hashes files where they are and passes on every blob, duplicates included. */
@@ -113,7 +113,8 @@ class Ingest {
   }
 
   async #directory(path: string, relative: string, depth: number): Promise<Entry> {
-    if (depth >= TREE_DEPTH_MAX) throw refused(path, `lies deeper than ${TREE_DEPTH_MAX} directories`)
+    if (depth >= TREE_DEPTH_MAX)
+      throw refused(path, `lies deeper than ${TREE_DEPTH_MAX} directories`)
     const found = list(path).filter(({ name }) => !this.#isExcluded(`${relative}${name}`))
     if (found.length > TREE_ENTRIES_MAX)
       throw refused(path, `has ${found.length} entries, the limit is ${TREE_ENTRIES_MAX}`)
@@ -122,18 +123,27 @@ class Ingest {
       entry: await this.entry(join(path, name), `${relative}${name}/`, depth + 1),
     })
     // Files side by side, directories one after the other: the limit holds for the whole tree.
-    const entries = await mapLimited(found.filter((one) => !one.isDirectory), FILES_AT_ONCE, child)
+    const entries = await mapLimited(
+      found.filter((one) => !one.isDirectory),
+      FILES_AT_ONCE,
+      child,
+    )
     for (const one of found) if (one.isDirectory) entries.push(await child(one))
     const bytes = encodeTree(entries)
     if (bytes.byteLength > OBJECT_BYTES_MAX)
-      throw refused(path, `has a listing of ${bytes.byteLength} bytes, the limit is ${OBJECT_BYTES_MAX}`)
+      throw refused(
+        path,
+        `has a listing of ${bytes.byteLength} bytes, the limit is ${OBJECT_BYTES_MAX}`,
+      )
     const ref = { digest: sha256(bytes), size: bytes.byteLength }
     await this.#sink.tree(ref, bytes)
     return { kind: 'dir', ...ref }
   }
 
   #isExcluded(relative: string): boolean {
-    return this.#exclude.some((glob) => matchesGlob(glob.includes('/') ? relative : basename(relative), glob))
+    return this.#exclude.some((glob) =>
+      matchesGlob(glob.includes('/') ? relative : basename(relative), glob),
+    )
   }
 }
 
@@ -162,7 +172,8 @@ export async function hashFile(
     const before = fstatSync(file, { bigint: true })
     if (!before.isFile()) throw refused(path, `is a ${kindOf(before)}`)
     const size = Number(before.size)
-    if (size > BLOB_BYTES_MAX) throw refused(path, `has ${size} bytes, the limit is ${BLOB_BYTES_MAX}`)
+    if (size > BLOB_BYTES_MAX)
+      throw refused(path, `has ${size} bytes, the limit is ${BLOB_BYTES_MAX}`)
     const digest = size <= SMALL_FILE_BYTES ? sha256(readSmall(file, size)) : await hashLarge(file)
     const identity = identityOf(before)
     if (identityOf(fstatSync(file, { bigint: true })) !== identity) throw changed(path)
@@ -209,7 +220,7 @@ async function hashLarge(file: number): Promise<BlobRef['digest']> {
 /** The bytes of an open file from its beginning; the caller closes it. Each piece is valid until the next. */
 async function* readOpenFile(file: number): AsyncGenerator<Uint8Array> {
   const buffer = Buffer.allocUnsafe(PIECE_BYTES)
-  for (let at = 0; ; ) {
+  for (let at = 0; ;) {
     const count = await readAt(file, buffer, at)
     if (count === 0) return
     at += count
@@ -240,7 +251,10 @@ function lstat(path: string): BigIntStats {
 function readTarget(path: string): string {
   const target = utf8(readlinkSync(path, { encoding: 'buffer' }), path)
   if (Buffer.byteLength(target) > TARGET_BYTES_MAX)
-    throw refused(path, `has a target of ${Buffer.byteLength(target)} bytes, the limit is ${TARGET_BYTES_MAX}`)
+    throw refused(
+      path,
+      `has a target of ${Buffer.byteLength(target)} bytes, the limit is ${TARGET_BYTES_MAX}`,
+    )
   return target
 }
 
@@ -248,7 +262,10 @@ function readTarget(path: string): string {
 function utf8(bytes: Buffer, where: string): string {
   const name = bytes.toString('utf8')
   if (Buffer.from(name).equals(bytes)) return name
-  throw refused(where, `has a name or target that is not UTF-8: ${JSON.stringify(bytes.toString('latin1'))}`)
+  throw refused(
+    where,
+    `has a name or target that is not UTF-8: ${JSON.stringify(bytes.toString('latin1'))}`,
+  )
 }
 
 function kindOf(stat: BigIntStats): string {
@@ -267,5 +284,8 @@ function changed(path: string): MeshError {
 function unreadable(path: string, cause: unknown): MeshError {
   if (hasCode(cause, 'ENOENT'))
     return new MeshError('MESH0205', `${path} does not exist`, { where: path, cause })
-  return new MeshError('MESH0207', `${path} cannot be read: ${messageOf(cause)}`, { where: path, cause })
+  return new MeshError('MESH0207', `${path} cannot be read: ${messageOf(cause)}`, {
+    where: path,
+    cause,
+  })
 }

@@ -49,7 +49,11 @@ export async function layOut(
         made.root = true
         const child = ({ name, entry: below }: (typeof tree)[number]): Promise<void> =>
           write(below, join(at, name), depth + 1)
-        await mapLimited(tree.filter(({ entry: below }) => below.kind !== 'dir'), FILES_AT_ONCE, child)
+        await mapLimited(
+          tree.filter(({ entry: below }) => below.kind !== 'dir'),
+          FILES_AT_ONCE,
+          child,
+        )
         for (const below of tree) if (below.entry.kind === 'dir') await child(below)
       }
     }
@@ -66,7 +70,10 @@ function explain(error: unknown, path: string): unknown {
   if (hasCode(error, 'EEXIST'))
     return new MeshError('MESH0209', `${path} exists already`, { where: path, cause: error })
   if (hasCode(error, 'ENOSPC', 'EDQUOT'))
-    return new MeshError('MESH0503', `writing ${path}: ${messageOf(error)}`, { where: path, cause: error })
+    return new MeshError('MESH0503', `writing ${path}: ${messageOf(error)}`, {
+      where: path,
+      cause: error,
+    })
   return error
 }
 
@@ -80,7 +87,7 @@ async function writeFile(
   onMade()
   try {
     for await (const bytes of checked(read, entry))
-      for (let at = 0; at < bytes.byteLength; ) at += writeSync(file, bytes, at)
+      for (let at = 0; at < bytes.byteLength;) at += writeSync(file, bytes, at)
   } finally {
     closeSync(file)
   }
@@ -88,7 +95,10 @@ async function writeFile(
 
 async function readWhole(read: ReadBlob, ref: BlobRef): Promise<Uint8Array> {
   if (ref.size > OBJECT_BYTES_MAX)
-    throw new MeshError('MESH0210', `a tree claims ${ref.size} bytes, the limit is ${OBJECT_BYTES_MAX}`)
+    throw new MeshError(
+      'MESH0210',
+      `a tree claims ${ref.size} bytes, the limit is ${OBJECT_BYTES_MAX}`,
+    )
   return collectBytes(checked(read, ref), ref.size)
 }
 
@@ -104,5 +114,8 @@ async function* checked(read: ReadBlob, ref: BlobRef): AsyncGenerator<Uint8Array
     yield bytes
   }
   if (size !== ref.size || hasher.digest() !== ref.digest)
-    throw new MeshError('MESH0502', `the bytes received for ${cidOf(ref.digest)} (${ref.size} bytes) are others`)
+    throw new MeshError(
+      'MESH0502',
+      `the bytes received for ${cidOf(ref.digest)} (${ref.size} bytes) are others`,
+    )
 }

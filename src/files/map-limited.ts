@@ -23,7 +23,9 @@ export async function mapLimited<T, R>(
       }
     }
   }
-  const runners = await Promise.allSettled(Array.from({ length: Math.min(limit, items.length) }, runner))
+  const runners = await Promise.allSettled(
+    Array.from({ length: Math.min(limit, items.length) }, runner),
+  )
   for (const outcome of runners) if (outcome.status === 'rejected') throw outcome.reason
   return results
 }

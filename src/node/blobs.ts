@@ -41,7 +41,7 @@ export interface BlobsDeps {
   readonly random: Random
   readonly log: Logger
   readonly store: BlobStore
-  readonly host: () => Host | undefined
+  readonly host: Host
   readonly locate: Locate
 }
 
@@ -145,7 +145,7 @@ export class Blobs implements AsyncDisposable {
     const others = peers.filter((peer) => peer.peerId !== this.#selfId)
     for (const peer of others) if (peer.http !== null) sources.push(this.#httpSource(peer.http, peer.name))
     for (const peer of others)
-      if (peer.addresses.length > 0 || this.#deps.host()?.isConnected(peer.peerId) === true)
+      if (peer.addresses.length > 0 || this.#deps.host.isConnected(peer.peerId))
         sources.push(this.#peerSource(peer))
     return sources
   }
@@ -200,8 +200,7 @@ export class Blobs implements AsyncDisposable {
   }
 
   async #openLink(peer: PeerRecord, signal: AbortSignal): Promise<CasLink> {
-    const host = this.#deps.host()
-    if (host === undefined) throw new SourceError('failed', 'this node has no libp2p host')
+    const { host } = this.#deps
     let channel: FrameChannel
     try {
       channel = await host.open({ peerId: peer.peerId, addresses: peer.addresses }, CAS_PROTOCOL, {

@@ -1,9 +1,8 @@
 /** The owner's side of its nodes: the links of children, this node's own worker, and what they are sent. */
 import type { Logger } from 'pino'
-import type { Clock } from '../base/clock.ts'
 import { MeshError } from '../base/errors.ts'
 import { encodeAction } from '../wire/action.ts'
-import { Done, type Call, type DesiredMessage, type Lease } from '../wire/work-messages.ts'
+import type { DesiredMessage, Lease } from '../wire/work-messages.ts'
 import type { Grant } from '../scheduler/scheduler.ts'
 import type { Locator } from './locator.ts'
 import type { NodePort, Owner } from './owner.ts'
@@ -17,11 +16,17 @@ interface Child {
   readonly port: NodePort
 }
 
+interface ChildrenDeps {
+  readonly owner: Owner
+  readonly locator: Locator
+  readonly log: Logger
+}
+
 export class Children {
-  readonly #deps: { readonly owner: Owner; readonly locator: Locator; readonly log: Logger; readonly clock: Clock }
+  readonly #deps: ChildrenDeps
   readonly #children = new Map<string, Child>()
 
-  constructor(deps: { readonly owner: Owner; readonly locator: Locator; readonly log: Logger; readonly clock: Clock }) {
+  constructor(deps: ChildrenDeps) {
     this.#deps = deps
   }
 
@@ -90,12 +95,6 @@ export class Children {
   /** Says something to every child, so that leases are renewed and the dead are noticed. */
   heartbeat(): void {
     for (const { port } of this.#children.values()) port.requestDesired()
-  }
-
-  async call(peerId: string, call: Call, signal: AbortSignal): Promise<Done> {
-    const link = this.link(peerId)
-    if (link === undefined) return { ok: false, bytes: 0, message: `${peerId} is not connected` }
-    return link.call(call, Done, { signal })
   }
 
   close(): void {

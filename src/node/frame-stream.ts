@@ -12,8 +12,13 @@ import { messageOf } from '../base/errors.ts'
 import type { FrameChannel } from '../wire/frame-channel.ts'
 
 const HEAD_BYTES = 4
-/** The most that is handed to the stream at a time: more costs more CPU per byte, for copies of big buffers. */
-const SEND_BYTES_MAX = 64 * 1024
+/**
+ * The most that is handed to the stream at a time. Measured in 256 KiB frames over noise: 8.2 CPU s/GB,
+ * against 9.7 with 64 KiB; the connection carries other streams, so not more.
+ */
+const SEND_BYTES_MAX = 256 * 1024
+/** Frames up to this size leave together, in one copy; larger ones as they are (a copy costs 1.5 s/GB). */
+const COPY_BYTES_MAX = 64 * 1024
 /** Reading pauses when this much waits for the reader; the window of the stream (libp2p-host.ts) may still come. */
 const READ_HIGH_WATER_BYTES = 1024 * 1024
 /** A frame that waits counts as this much more than its body, so that empty ones are bounded as well. */
@@ -29,7 +34,10 @@ interface UnsentFrame {
   readonly reject: (error: Error) => void
 }
 
-/** Owns the stream from now on. Frames that arrive wait, up to the limits above, until somebody reads. */
+/**
+ * Owns the stream from now on. Frames that arrive wait, up to the limits above, until somebody reads.
+ * A frame that is sent may be read later: its bytes must not change after that.
+ */
 export function frameStream(
   deps: { readonly stream: Stream; readonly log: Logger },
   options: { readonly remotePeer: string; readonly frameBytesMax: number },
@@ -58,7 +66,9 @@ class FrameStream implements FrameChannel {
   #bodyBytes = 0
   #bodyLength = 0
 
+  /** Whole frames in order of arrival, then those before them in reverse: a long array is slow to shift(). */
   #frames: Uint8Array[] = []
+  #framesReversed: Uint8Array[] = []
   #framesBytes = 0
   #reader: ((frame: Uint8Array | undefined) => void) | undefined
   #isResuming = false
@@ -110,6 +120,7 @@ class FrameStream implements FrameChannel {
 
   close(): void {
     this.#frames = []
+    this.#framesReversed = []
     this.#body = undefined
     this.#end()
     this.#release()
@@ -175,10 +186,14 @@ class FrameStream implements FrameChannel {
   #deliver(): void {
     const reader = this.#reader
     if (reader === undefined) return
-    if (this.#frames.length === 0) this.#resume()
-    // What resume() brought may have been delivered by now.
-    if (this.#reader === undefined) return
-    const frame = this.#frames.shift()
+    if (this.#framesReversed.length === 0) {
+      if (this.#frames.length === 0) this.#resume()
+      // What resume() brought may have been delivered by now.
+      if (this.#reader === undefined) return
+      this.#framesReversed = this.#frames.reverse()
+      this.#frames = []
+    }
+    const frame = this.#framesReversed.pop()
     if (frame === undefined && this.#isOpen) return
     this.#reader = undefined
     if (frame === undefined) this.#release()
@@ -229,7 +244,7 @@ class FrameStream implements FrameChannel {
     let bytes = 0
     for (const { frame } of this.#unsent) {
       bytes += HEAD_BYTES + frame.byteLength
-      if (count > 0 && bytes > SEND_BYTES_MAX) break
+      if (count > 0 && bytes > COPY_BYTES_MAX) break
       count += 1
     }
     const batch = this.#unsent.splice(0, count)
@@ -289,26 +304,20 @@ class FrameStream implements FrameChannel {
   }
 }
 
-/** The frames with their heads, cut into new buffers of at most SEND_BYTES_MAX. */
-function* pieces(frames: readonly Uint8Array[]): Generator<Buffer> {
-  let left = frames.reduce((sum, frame) => sum + HEAD_BYTES + frame.byteLength, 0)
-  let piece = Buffer.allocUnsafe(Math.min(left, SEND_BYTES_MAX))
-  let at = 0
-  for (const frame of frames) {
-    const head = Buffer.allocUnsafe(HEAD_BYTES)
-    head.writeUInt32BE(frame.byteLength)
-    for (const part of [head, frame]) {
-      for (let from = 0; from < part.byteLength; ) {
-        const copied = part.subarray(from, from + piece.byteLength - at)
-        piece.set(copied, at)
-        from += copied.byteLength
-        at += copied.byteLength
-        if (at < piece.byteLength) continue
-        yield piece
-        left -= at
-        piece = Buffer.allocUnsafe(Math.min(left, SEND_BYTES_MAX))
-        at = 0
-      }
-    }
+/** The frames with their heads, in pieces of at most SEND_BYTES_MAX. */
+function* pieces(frames: readonly Uint8Array[]): Generator<Uint8Array> {
+  const parts = frames.flatMap((frame) => [head(frame.byteLength), frame])
+  const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0)
+  if (bytes <= COPY_BYTES_MAX) {
+    yield Buffer.concat(parts, bytes)
+    return
   }
+  for (const part of parts)
+    for (let at = 0; at < part.byteLength; at += SEND_BYTES_MAX) yield part.subarray(at, at + SEND_BYTES_MAX)
+}
+
+function head(length: number): Buffer {
+  const bytes = Buffer.allocUnsafe(HEAD_BYTES)
+  bytes.writeUInt32BE(length)
+  return bytes
 }

@@ -5,19 +5,19 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { chmod } from 'node:fs/promises'
 import { isIP } from 'node:net'
-import { hostname } from 'node:os'
+import { hostname, networkInterfaces } from 'node:os'
 import { Readable } from 'node:stream'
 import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import type { Logger } from 'pino'
 import type { z } from 'zod'
 import { MeshError, hasCode } from '../base/errors.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import { BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, type BatchAnswer, BlobRefs, type Event } from '../wire/api.ts'
+import { BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, type BatchAnswer, BlobRefs, type Event, type Status } from '../wire/api.ts'
 import { parseWith } from '../wire/cbor.ts'
 import { digestFromBytes, isDigest, type Digest } from '../wire/digest.ts'
 import { API_BODY_BYTES_MAX, type ApiAnswer } from '../wire/work-messages.ts'
 import type { LogOptions } from './logs.ts'
-import { problemOf } from './owner-api.ts'
+import { problemOf } from './problem.ts'
 
 /** Bytes of a head in a blob batch: digest and u64 size. */
 const BATCH_HEAD_BYTES = 40
@@ -27,6 +27,7 @@ export interface ApiDoor {
   readonly log: Logger
   /** Whatever is not answered here: by this node, or by the owner. */
   answer(call: { verb: 'GET' | 'POST'; path: string; body: string }): Promise<ApiAnswer>
+  status(): Promise<Status>
   submit(id: string, body: unknown): Promise<ApiAnswer>
   events(id: string, signal: AbortSignal): AsyncIterable<Event>
   readLog(job: string, options: LogOptions): AsyncIterable<Uint8Array>
@@ -44,6 +45,7 @@ export async function openApi(door: ApiDoor, options: { readonly socket: string 
   app.setErrorHandler((error, _request, reply) => sendProblem(reply, withCode(error), door.log))
   app.setNotFoundHandler((request, reply) => sendProblem(reply, new MeshError('MESH0601', `the API has no ${request.method} ${request.url}`), door.log))
 
+  app.get('/api/status', () => door.status())
   app.post('/api/blobs/missing', async (request) => {
     const refs = parseWith(BlobRefs, request.body, 'blob references')
     return (await door.store.missing(refs)).map((ref) => ref.digest)
@@ -230,4 +232,23 @@ function isOwnHost(host: string | undefined): boolean {
 function plain(response: ServerResponse, status: number, text: string): void {
   response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8', 'cache-control': 'no-store' })
   response.end(text)
+}
+
+/** The URL that other nodes use: an address that they can reach where the server listens on all. */
+export function urlOf(server: Server, host: string): string {
+  const address = server.address()
+  const port = typeof address === 'object' && address !== null ? address.port : 0
+  let name = host
+  if (host === '0.0.0.0' || host === '::') {
+    const outer = Object.values(networkInterfaces())
+      .flatMap((list) => list ?? [])
+      .find((item) => !item.internal && item.family === (host === '::' ? 'IPv6' : 'IPv4'))
+    name = outer?.address ?? '127.0.0.1'
+  }
+  return `http://${name.includes(':') ? `[${name}]` : name}:${port}`
+}
+
+export async function closeServer(server: Server): Promise<void> {
+  server.closeAllConnections()
+  await new Promise<void>((resolve) => server.close(() => resolve()))
 }

@@ -135,6 +135,12 @@ export async function openHost(deps: HostDeps, options: HostOptions): Promise<Ho
   return host
 }
 
+/** libp2p rejects with the event that ended a connection; what happened is in its `error`. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Event)) return messageOf(error)
+  return 'error' in error && error.error instanceof Error ? error.error.message : 'the connection was closed'
+}
+
 type ParseMultiaddr = (address: string) => Multiaddr
 
 function parse(multiaddr: ParseMultiaddr, address: string, code: 'MESH0104' | 'MESH0120'): Multiaddr {
@@ -281,7 +287,7 @@ class Libp2pHost implements Host {
       connection.abort(new Error('the peer opens no stream'))
       throw new MeshError(
         'MESH0123',
-        `${text}: the node there hung up after the handshake (${messageOf(error)}); it seems not to admit this node, ${this.peerId}`,
+        `${text}: the node there hung up after the handshake (${reasonOf(error)}); it seems not to admit this node, ${this.peerId}`,
         { where: text, cause: error, hints: [`on that node: mesh-node --allow ${this.peerId}`] },
       )
     }

@@ -9,16 +9,18 @@ import { open } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import { z } from 'zod'
 import { sleep, type Clock } from '../base/clock.ts'
-import { MeshError } from '../base/errors.ts'
+import { isErrorCode, MeshError } from '../base/errors.ts'
 import type { LiveLog, Worker } from '../build/worker.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import { decodeObject, encodeObject } from '../wire/cbor.ts'
+import { Problem } from '../wire/api.ts'
+import { decodeObject, encodeObject, parseWith } from '../wire/cbor.ts'
+import { BlobRefJson } from '../wire/digest.ts'
 import { LOG_FRAME_BYTES_MAX, type FrameChannel } from '../wire/frame-channel.ts'
 import { AttemptId, PeerId } from '../wire/names.ts'
 import { LOG_PROTOCOL } from '../wire/work-messages.ts'
 import type { Blobs } from './blobs.ts'
+import type { Authority } from './authority.ts'
 import type { Host } from './libp2p-host.ts'
-import type { LogTarget } from './owner-api.ts'
 
 const READ_BYTES = 64 * 1024
 /** A reader asks again this often, this many times, when the log it was sent to is no longer there. */
@@ -35,6 +37,16 @@ const LogRequest = z.object({
 })
 type LogRequest = z.infer<typeof LogRequest>
 
+/** Where the owner says that a log is. */
+export const LogTarget = z.object({
+  attempt: z.string(),
+  peerId: z.string(),
+  /** Known once the attempt has ended and its log is a blob. */
+  blob: BlobRefJson.optional(),
+  isLive: z.boolean(),
+})
+export type LogTarget = z.infer<typeof LogTarget>
+
 /** Frames of an answer: bytes of the log, one after the other, then one of these. */
 const END_COMPLETE = 1
 const END_ABSENT = 2
@@ -45,13 +57,11 @@ export interface LogsDeps {
   readonly log: Logger
   readonly store: BlobStore
   readonly blobs: Blobs
-  readonly host: () => Host | undefined
+  readonly host: Host
   readonly worker: Worker | undefined
   readonly selfId: string
-  /** Asks the owner. Throws MESH0601 while the job has no attempt. */
-  readonly locate: (job: string, attempt: number, signal: AbortSignal) => Promise<LogTarget>
-  /** The peer that everything is asked of that this node is not connected to; undefined at the owner. */
-  readonly parentId: () => string | undefined
+  readonly authority: Authority
+  readonly user: string
 }
 
 export interface LogOptions {
@@ -79,7 +89,7 @@ export class Logs {
     while (!signal.aborted) {
       let target: LogTarget
       try {
-        target = await this.#deps.locate(job, options.attempt, signal)
+        target = await this.#locate(job, options.attempt)
       } catch (error) {
         if (!options.follow || !(error instanceof MeshError) || error.code !== 'MESH0601' || !error.message.includes('attempt')) throw error
         await sleep(clock, RETRY_MS * 2, signal)
@@ -108,6 +118,17 @@ export class Logs {
       if (misses > RETRIES_MAX) throw new MeshError('MESH0505', `the log of ${job} broke off at byte ${offsetBytes}`)
       await sleep(clock, RETRY_MS, signal)
     }
+  }
+
+  /** Asks the owner. Throws MESH0601 while the job has no attempt. */
+  async #locate(job: string, attempt: number): Promise<LogTarget> {
+    const { authority, user } = this.#deps
+    const path = `/api/jobs/${encodeURIComponent(job)}/log-target?attempt=${attempt}`
+    const { status, body } = await authority.answer({ verb: 'GET', path, body: '', user, hops: 0 })
+    const value: unknown = JSON.parse(body)
+    if (status === 200) return parseWith(LogTarget, value, 'place of a log')
+    const { code, detail, hints } = parseWith(Problem, value, 'problem')
+    throw new MeshError(isErrorCode(code) ? code : 'MESH0505', detail, { hints })
   }
 
   async *#live(target: LogTarget, options: LogOptions): AsyncIterable<Uint8Array | typeof END_COMPLETE | typeof END_ABSENT> {
@@ -144,9 +165,9 @@ export class Logs {
 
   /** A channel to the node, or to the parent, which passes it on. */
   async #open(peerId: string, signal: AbortSignal): Promise<FrameChannel> {
-    const host = this.#deps.host()
-    const hop = host?.isConnected(peerId) === true ? peerId : this.#deps.parentId()
-    if (host === undefined || hop === undefined) throw new MeshError('MESH0505', 'the node that runs it is not connected')
+    const { host, authority } = this.#deps
+    const hop = host.isConnected(peerId) ? peerId : authority.parentId()
+    if (hop === undefined) throw new MeshError('MESH0505', 'the node that runs it is not connected')
     return host.open({ peerId: hop, addresses: [] }, LOG_PROTOCOL, { frameBytesMax: LOG_FRAME_BYTES_MAX, signal })
   }
 
@@ -159,8 +180,8 @@ export class Logs {
       const first = await channel.receive()
       if (first === undefined) return
       const request: LogRequest = decodeObject(LogRequest, first, 'log request')
-      const target: LogTarget = { attempt: request.attempt, peerId: request.peerId, blob: undefined, isLive: true }
-      if (request.peerId !== this.#deps.selfId && this.#deps.host()?.isConnected(request.peerId) !== true) {
+      const target: LogTarget = { attempt: request.attempt, peerId: request.peerId, isLive: true }
+      if (request.peerId !== this.#deps.selfId && !this.#deps.host.isConnected(request.peerId)) {
         await channel.send(Uint8Array.of(END_ABSENT))
         return
       }

@@ -3,8 +3,8 @@ import { collectDefaultMetrics, Gauge, Registry } from 'prom-client'
 
 export interface MetricsSource {
   readonly version: string
-  nodes(): Readonly<Record<string, number>>
-  jobs(): Readonly<Record<string, number>>
+  /** Of the owner; undefined at a node that owns nothing. */
+  totals(): { readonly nodes: Readonly<Record<string, number>>; readonly jobs: Readonly<Record<string, number>> } | undefined
   store(): { readonly count: number; readonly bytes: number }
   transferred(): { readonly sent: number; readonly peer: number; readonly mirror: number }
 }
@@ -26,10 +26,10 @@ export function openMetrics(source: MetricsSource): Registry {
   }
   gauge('mesh_build_info', 'Always 1; the version is its label.', ['version'], (g) => g.set({ version: source.version }, 1))
   gauge('mesh_nodes', 'Nodes that this node schedules for, by state.', ['state'], (g) => {
-    for (const [state, count] of Object.entries(source.nodes())) g.set({ state }, count)
+    for (const [state, count] of Object.entries(source.totals()?.nodes ?? {})) g.set({ state }, count)
   })
   gauge('mesh_jobs', 'Jobs of this owner that are not done, by state.', ['state'], (g) => {
-    for (const [state, count] of Object.entries(source.jobs())) g.set({ state }, count)
+    for (const [state, count] of Object.entries(source.totals()?.jobs ?? {})) g.set({ state }, count)
   })
   gauge('mesh_store_blobs', 'Blobs in the store.', [], (g) => g.set(source.store().count))
   gauge('mesh_store_bytes', 'Bytes of the blobs in the store.', [], (g) => g.set(source.store().bytes))

@@ -1,15 +1,17 @@
 /** The part of the API that only the owner of requests can answer. Any node may ask, on behalf of its users. */
-import { MeshError, ERRORS } from '../base/errors.ts'
+import { MeshError } from '../base/errors.ts'
 import type { Request, Step } from '../scheduler/model.ts'
 import { checkGraph } from '../scheduler/check-request.ts'
 import { attemptsOf, jobView, nodeView, requestView, totals, whyView } from '../scheduler/views.ts'
 import type { ActionCache } from '../store/action-cache.ts'
-import { Submission, type Problem } from '../wire/api.ts'
+import { Submission } from '../wire/api.ts'
 import { parseWith } from '../wire/cbor.ts'
-import type { BlobRef } from '../wire/digest.ts'
 import type { ApiAnswer, PeerRecord } from '../wire/work-messages.ts'
+import type { ApiCall } from './authority.ts'
 import { dryRun } from './dry-run.ts'
+import type { LogTarget } from './logs.ts'
 import type { Owner } from './owner.ts'
+import { problemAnswer } from './problem.ts'
 
 /** Rows of a list. */
 export const LIST_MAX = 10_000
@@ -20,24 +22,6 @@ export interface OwnerApiDeps {
   readonly owner: Owner
   readonly actions: ActionCache
   readonly self: () => PeerRecord
-}
-
-export interface ApiCall {
-  readonly verb: 'GET' | 'POST'
-  /** Path and query, such as `/api/jobs?request=r-…`. */
-  readonly path: string
-  readonly body: string
-  /** Who asks, for the record. */
-  readonly user: string
-}
-
-/** Where the log of an attempt is. */
-export interface LogTarget {
-  readonly attempt: string
-  readonly peerId: string
-  /** Known once the attempt has ended. */
-  readonly blob: BlobRef | undefined
-  readonly isLive: boolean
 }
 
 export class OwnerApi {
@@ -163,7 +147,7 @@ export class OwnerApi {
     }
     const isLive = attempt.endedAtWall === undefined
     const blob = attempt.log ?? (attempt.state === 'done' ? step.log : undefined)
-    return { attempt: attempt.id, peerId: attempt.node.peerId, blob, isLive }
+    return { attempt: attempt.id, peerId: attempt.node.peerId, ...(blob === undefined ? {} : { blob }), isLive }
   }
 }
 
@@ -189,45 +173,4 @@ function mostInteresting(request: Request): Step {
     steps.at(-1)
   if (found === undefined) throw new MeshError('MESH0601', `request ${request.wire.id} has no jobs`)
   return found
-}
-
-/** An error as RFC 9457 problem document. */
-export function problemOf(error: unknown): Problem {
-  if (!(error instanceof MeshError)) {
-    const message = error instanceof Error ? error.message : String(error)
-    return { status: 500, code: 'MESH0001', title: ERRORS.MESH0001.title, detail: message, hints: [] }
-  }
-  return {
-    status: statusOf(error),
-    code: error.code,
-    title: ERRORS[error.code].title,
-    detail: error.message,
-    ...(error.where === undefined ? {} : { where: error.where }),
-    hints: [...error.hints],
-  }
-}
-
-export function problemAnswer(error: unknown): ApiAnswer {
-  const problem = problemOf(error)
-  return { status: problem.status, body: JSON.stringify(problem) }
-}
-
-function statusOf(error: MeshError): number {
-  switch (error.code) {
-    case 'MESH0601':
-    case 'MESH0501':
-      return 404
-    case 'MESH0603':
-    case 'MESH0123':
-      return 403
-    case 'MESH0303':
-      return 429
-    case 'MESH0120':
-    case 'MESH0108':
-      return 503
-    case 'MESH0503':
-      return 507
-    default:
-      return ERRORS[error.code].exit === 2 ? 400 : 500
-  }
 }

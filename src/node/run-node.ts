@@ -115,21 +115,14 @@ async function runDaemon(
   announce(resolution, config, daemon, { log, err: system.err })
   void service.ready(`ready, listening on ${daemon.ready.http}`)
   service.startWatchdog(() => answers(daemon.ready.socket))
-  let end: Signal | Error | undefined = await Promise.race([first, daemon.failed])
-  if (!(end instanceof Error)) {
-    log.info({ signal: end, deadlineMs: config.drainDeadlineMs }, 'drain started')
-    void service.stopping()
-    end = await Promise.race([drain(daemon, { clock, log }, config), second, daemon.failed])
-  }
-  if (end instanceof Error) log.fatal({ err: end }, 'the daemon failed')
+  const signal = await first
+  log.info({ signal, deadlineMs: config.drainDeadlineMs }, 'drain started')
+  void service.stopping()
+  const hurry = await Promise.race([drain(daemon, { clock, log }, config), second])
   await stop(daemon, { clock, log })
   service.stop()
   log.info('stopped')
-  if (end === undefined) return EXIT.ok
-  if (!(end instanceof Error)) return exitOf(end)
-  const { text, exit } = reportOf(end)
-  system.err(text)
-  return exit
+  return hurry === undefined ? EXIT.ok : exitOf(hurry)
 }
 
 async function startDaemon(system: NodeSystem, deps: DaemonDeps, config: Config): Promise<Daemon> {

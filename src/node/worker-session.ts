@@ -15,20 +15,18 @@ const PROBED_TOOLS_MAX = 4096
 export class Offer {
   readonly #host: HostEnvironment
   readonly #tools = new Map<string, Digest | null>()
-  readonly #environments: readonly Environment[]
   capacity: Resources
   isDraining = false
   note = ''
 
-  constructor(host: HostEnvironment, environments: readonly Environment[], capacity: Resources) {
+  constructor(host: HostEnvironment, capacity: Resources) {
     this.#host = host
-    this.#environments = environments
     this.capacity = capacity
   }
 
   get environments(): Environment[] {
     const tools = Object.fromEntries(this.#tools)
-    return this.#environments.map((environment) => ({ ...environment, tools: { ...environment.tools, ...tools } }))
+    return this.#host.environments.map((environment) => ({ ...environment, tools: { ...environment.tools, ...tools } }))
   }
 
   /** Hashes programs that are not known yet; true when something was added. */
@@ -86,5 +84,32 @@ export class WorkerSession {
     void this.#offer.probe(message.tools).then((hasAdded) => {
       if (hasAdded) this.changed()
     })
+  }
+}
+
+/** The worker of this node, and its one connection to whoever grants it work now. */
+export class Sessions {
+  readonly worker: Worker | undefined
+  readonly offer: Offer | undefined
+  #current: WorkerSession | undefined
+
+  constructor(worker: Worker | undefined, offer: Offer | undefined) {
+    this.worker = worker
+    this.offer = offer
+  }
+
+  get isConnected(): boolean {
+    return this.#current !== undefined
+  }
+  use(session: WorkerSession): void {
+    this.#current = session
+    session.changed()
+  }
+  drop(session: WorkerSession): void {
+    if (this.#current === session) this.#current = undefined
+  }
+  /** Something that the granter should hear of changed. */
+  changed(): void {
+    this.#current?.changed()
   }
 }

@@ -819,7 +819,8 @@ export class Scheduler {
       if (result !== undefined && outcome.kind === 'built') this.#compare(attempt, result)
       return
     }
-    if (attempt.job.waiters.size === 0) {
+    // A result is worth keeping even when nobody waits for it any more.
+    if (attempt.job.waiters.size === 0 && outcome.kind !== 'built') {
       if (!isLate) this.#endAttempt(attempt, 'cancelled', 'nobody needs it any more', finished)
       return
     }

@@ -61,7 +61,10 @@ export async function openActionCache(
       throw new MeshError('MESH0210', `the result is of action ${result.action}`)
     } catch (error) {
       if (!(error instanceof MeshError)) throw error
-      deps.log.warn({ action, reason: messageOf(error) }, 'stored result does not verify and was removed')
+      deps.log.warn(
+        { action, reason: messageOf(error) },
+        'stored result does not verify and was removed',
+      )
       await db.del(actionKey(action))
       return undefined
     }
@@ -106,7 +109,9 @@ export async function openActionCache(
     },
     find,
     actionsOf: async (jobKey) =>
-      readActions(db.getSync(jobKeyOf(jobKey))).filter((action) => db.getSync(actionKey(action)) !== undefined),
+      readActions(db.getSync(jobKeyOf(jobKey))).filter(
+        (action) => db.getSync(actionKey(action)) !== undefined,
+      ),
     put(signed) {
       // One after the other, since each reads what the one before wrote.
       const done = last.then(() => put(signed))
@@ -125,8 +130,10 @@ export async function openActionCache(
 type Database = Awaited<ReturnType<typeof openLevel>>
 
 /** `a` + action → signed result; `j` + job key → actions; `o` + sequence → action, in order of arrival. */
-const actionKey = (action: Digest): Uint8Array => Buffer.concat([Buffer.from('a'), digestBytes(action)])
-const jobKeyOf = (jobKey: Digest): Uint8Array => Buffer.concat([Buffer.from('j'), digestBytes(jobKey)])
+const actionKey = (action: Digest): Uint8Array =>
+  Buffer.concat([Buffer.from('a'), digestBytes(action)])
+const jobKeyOf = (jobKey: Digest): Uint8Array =>
+  Buffer.concat([Buffer.from('j'), digestBytes(jobKey)])
 function orderKey(sequence: number): Buffer {
   const key = Buffer.alloc(9, 'o')
   key.writeBigUInt64BE(BigInt(sequence), 1)
@@ -146,6 +153,8 @@ const sequenceOf = (key: Uint8Array): number => Number(Buffer.from(key).readBigU
 
 function readActions(bytes: Uint8Array | undefined): Digest[] {
   const count = (bytes?.byteLength ?? 0) / 32
-  return Array.from({ length: count }, (_, at) => digestFromBytes((bytes ?? EMPTY).subarray(at * 32, at * 32 + 32)))
+  return Array.from({ length: count }, (_, at) =>
+    digestFromBytes((bytes ?? EMPTY).subarray(at * 32, at * 32 + 32)),
+  )
 }
 const EMPTY = new Uint8Array()

@@ -1,7 +1,7 @@
 /**
  * What the file store knows of its blobs without looking at the disk: size and times by digest, in Level.
  *
- * A cache, never the truth: it is rebuilt from the files (fs-recovery.ts). Changes are visible at once and
+ * A cache, never the truth: it is rebuilt from the files (fs/recovery.ts). Changes are visible at once and
  * written in batches behind the caller's back.
  */
 import { existsSync } from 'node:fs'
@@ -121,7 +121,10 @@ export async function openBlobIndex(
 
 /** A Level of bytes to bytes in a directory of its own. Throws MESH0105 when another process has it open. */
 export async function openLevel(directory: string): Promise<Level<Uint8Array, Uint8Array>> {
-  const db = new Level<Uint8Array, Uint8Array>(directory, { keyEncoding: 'view', valueEncoding: 'view' })
+  const db = new Level<Uint8Array, Uint8Array>(directory, {
+    keyEncoding: 'view',
+    valueEncoding: 'view',
+  })
   try {
     await db.open()
   } catch (error) {

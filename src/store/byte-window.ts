@@ -46,7 +46,11 @@ export class ByteWindow {
   }
 
   #admit(): void {
-    for (let first = this.#waiting[0]; first !== undefined && first.count <= this.#free; first = this.#waiting[0]) {
+    for (
+      let first = this.#waiting[0];
+      first !== undefined && first.count <= this.#free;
+      first = this.#waiting[0]
+    ) {
       this.#waiting.shift()
       this.#free -= first.count
       first.enter()

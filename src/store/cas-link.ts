@@ -7,13 +7,18 @@
 import type { Logger } from 'pino'
 import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
-import { decodeCasFrame, encodeCasMessage, OFFER_ITEMS_MAX, type CasMessage } from '../wire/cas-messages.ts'
+import {
+  decodeCasFrame,
+  encodeCasMessage,
+  OFFER_ITEMS_MAX,
+  type CasMessage,
+} from '../wire/cas-messages.ts'
 import type { BlobRef, Digest } from '../wire/digest.ts'
 import { CAS_FRAME_BYTES_MAX, type FrameChannel } from '../wire/frame-channel.ts'
 import { SourceError, STALL_MS, type BlobSource } from './blob-source.ts'
 import type { BlobStore } from './blob-store.ts'
-import { CasAnswerer } from './cas-answerer.ts'
-import { CasAsker } from './cas-asker.ts'
+import { CasAnswerer } from './cas/answerer.ts'
+import { CasAsker } from './cas/asker.ts'
 import { within } from './stall-limit.ts'
 
 /** Control frames waiting to be sent; a peer that lets more pile up is cut off. */
@@ -40,7 +45,11 @@ export interface CasLinkOptions {
   readonly store?: BlobStore
   readonly mayRead?: (digest: Digest) => boolean
   /** Fetches what the peer offers from `source`, which is that peer; without one offers are refused. */
-  readonly onOffer?: (refs: readonly BlobRef[], source: BlobSource, signal: AbortSignal) => Promise<void>
+  readonly onOffer?: (
+    refs: readonly BlobRef[],
+    source: BlobSource,
+    signal: AbortSignal,
+  ) => Promise<void>
 }
 
 /** Takes the channel over. */
@@ -87,14 +96,19 @@ class Link implements CasLink {
       { name: deps.channel.remotePeer },
     )
     this.#send({ type: 'hello', v: 1, features: [] })
-    this.closed = Promise.all([this.#receiveAll(), this.#sendAll(), deps.channel.closed]).then(() => undefined)
+    this.closed = Promise.all([this.#receiveAll(), this.#sendAll(), deps.channel.closed]).then(
+      () => undefined,
+    )
   }
 
   close(): void {
     this.#finish(new SourceError('failed', 'the connection was closed here'))
   }
 
-  async offer(refs: readonly BlobRef[], { signal }: { readonly signal: AbortSignal }): Promise<void> {
+  async offer(
+    refs: readonly BlobRef[],
+    { signal }: { readonly signal: AbortSignal },
+  ): Promise<void> {
     for (let at = 0; at < refs.length; at += OFFER_ITEMS_MAX)
       await this.#offer(refs.slice(at, at + OFFER_ITEMS_MAX), signal)
   }
@@ -150,13 +164,16 @@ class Link implements CasLink {
         else for (const frame of frames) await this.#channel.send(frame)
       }
     } catch (error) {
-      this.#finish(new SourceError('failed', `the connection ended: ${messageOf(error)}`, { cause: error }))
+      this.#finish(
+        new SourceError('failed', `the connection ended: ${messageOf(error)}`, { cause: error }),
+      )
     }
   }
 
   /** Until there may be something to send. Nothing can come between the look and the wait. */
   async #idle(): Promise<void> {
-    if (this.#control.length > 0 || this.#end !== undefined || this.#answerer?.isIdle === false) return
+    if (this.#control.length > 0 || this.#end !== undefined || this.#answerer?.isIdle === false)
+      return
     await new Promise<void>((resolve) => {
       this.#wake = resolve
     })
@@ -165,8 +182,13 @@ class Link implements CasLink {
   async #receiveAll(): Promise<void> {
     try {
       let isFirst = true
-      for (let frame = await this.#channel.receive(); frame !== undefined; frame = await this.#channel.receive()) {
-        if (frame.byteLength > CAS_FRAME_BYTES_MAX) throw new Error(`a frame has ${frame.byteLength} bytes`)
+      for (
+        let frame = await this.#channel.receive();
+        frame !== undefined;
+        frame = await this.#channel.receive()
+      ) {
+        if (frame.byteLength > CAS_FRAME_BYTES_MAX)
+          throw new Error(`a frame has ${frame.byteLength} bytes`)
         this.#lastFrameAtMs = this.#clock.nowMs()
         const message = decodeCasFrame(frame)
         if (isFirst && message?.type !== 'hello') throw new Error('the first frame is no hello')
@@ -176,7 +198,9 @@ class Link implements CasLink {
       this.#finish(new SourceError('failed', 'the connection ended'))
     } catch (error) {
       this.#log.warn({ peer: this.#channel.remotePeer, err: error }, 'peer broke the protocol')
-      this.#finish(new SourceError('wrong', `broke the protocol: ${messageOf(error)}`, { cause: error }))
+      this.#finish(
+        new SourceError('wrong', `broke the protocol: ${messageOf(error)}`, { cause: error }),
+      )
     }
   }
 
@@ -209,15 +233,22 @@ class Link implements CasLink {
   /** This end has no store. */
   #refuse(message: Extract<CasMessage, { type: 'get' | 'have' }>): void {
     const { id } = message
-    if (message.type === 'get') this.#send({ type: 'no', id, items: [...message.items.keys()], why: 'absent' })
-    else this.#send({ type: 'haveReply', id, bits: new Uint8Array(Math.ceil(message.digests.length / 8)) })
+    if (message.type === 'get')
+      this.#send({ type: 'no', id, items: [...message.items.keys()], why: 'absent' })
+    else
+      this.#send({
+        type: 'haveReply',
+        id,
+        bits: new Uint8Array(Math.ceil(message.digests.length / 8)),
+      })
   }
 
   #takeOffer(id: number, refs: readonly BlobRef[]): void {
     const reply = (ok: boolean, text: string): void =>
       this.#send({ type: 'offerReply', id, ok, message: text.slice(0, 2000) })
     if (this.#onOffer === undefined) return reply(false, 'offers are not taken here')
-    if (this.#offersTaken >= OFFERS_MAX) return reply(false, `${OFFERS_MAX} offers are being taken already`)
+    if (this.#offersTaken >= OFFERS_MAX)
+      return reply(false, `${OFFERS_MAX} offers are being taken already`)
     this.#offersTaken++
     this.#onOffer(refs, this.source, this.#ending.signal)
       .then(

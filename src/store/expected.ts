@@ -4,7 +4,8 @@ import { BLOB_BYTES_MAX, cidOf, type BlobRef } from '../wire/digest.ts'
 
 /** Throws MESH0502 unless `got` is what was expected. */
 export function checkExpected(got: BlobRef, expected: BlobRef | undefined): void {
-  if (expected === undefined || (got.digest === expected.digest && got.size === expected.size)) return
+  if (expected === undefined || (got.digest === expected.digest && got.size === expected.size))
+    return
   throw new MeshError(
     'MESH0502',
     `expected ${cidOf(expected.digest)} of ${expected.size} bytes, received ${cidOf(got.digest)} of ${got.size} bytes`,

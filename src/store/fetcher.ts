@@ -13,22 +13,20 @@ import { mapLimited } from '../files/map-limited.ts'
 import { OBJECT_BYTES_MAX } from '../wire/cbor.ts'
 import { cidOf, type BlobRef, type Digest } from '../wire/digest.ts'
 import { blobOf, decodeTree, TREE_DEPTH_MAX, type Entry, type Tree } from '../wire/tree.ts'
-import { BATCH_ITEMS_MAX, SMALL_BLOB_BYTES_MAX, SourceError, type BlobSource } from './blob-source.ts'
+import { SMALL_BLOB_BYTES_MAX, SourceError, type BlobSource } from './blob-source.ts'
 import type { BlobStore } from './blob-store.ts'
 import { ByteWindow } from './byte-window.ts'
-import { asSourceError, Trail } from './fetch-trail.ts'
-import { firstToBegin } from './hedge.ts'
-import { SourceHealth } from './source-health.ts'
+import { asSourceError, Trail } from './fetch/trail.ts'
+import { batches } from './fetch/batches.ts'
+import { firstToBegin } from './fetch/hedge.ts'
+import { Pace, SLOW_BYTES_PER_S } from './fetch/pace.ts'
+import { SourceHealth } from './fetch/source-health.ts'
 import { orAborted, within } from './stall-limit.ts'
 
 /** Blobs, or batches of small ones, that are fetched at a time. */
 const FETCHES_AT_ONCE = 8
-const BATCH_BYTES = 4 * 1024 * 1024
 /** The others are used meanwhile; then it is as if nobody had been located. */
 const LOCATE_MS = 2_000
-/** A source below this rate is left when another is there. */
-const SLOW_BYTES_PER_S = 64 * 1024
-const SLOW_AFTER_MS = 2_000
 /** Blobs of one tree. */
 export const TREE_BLOBS_MAX = 500_000
 
@@ -119,9 +117,13 @@ class StoreFetcher implements Fetcher {
       const sizeBytes = await this.#store.sizeOf(ref.digest)
       if (sizeBytes === ref.size) return { from: 'local', bytes: ref.size }
       if (sizeBytes !== undefined)
-        throw new MeshError('MESH0501', `${cidOf(ref.digest)} has ${sizeBytes} bytes, not ${ref.size}: no source can give it`)
+        throw new MeshError(
+          'MESH0501',
+          `${cidOf(ref.digest)} has ${sizeBytes} bytes, not ${ref.size}: no source can give it`,
+        )
       const flight = this.#flights.get(ref.digest)
-      if (flight === undefined) return this.#fly(ref.digest, this.#fetchOne(ref, options, located, results))
+      if (flight === undefined)
+        return this.#fly(ref.digest, this.#fetchOne(ref, options, located, results))
       const isDone = await orAborted(flight, options.signal).then(
         () => true,
         () => false,
@@ -162,7 +164,8 @@ class StoreFetcher implements Fetcher {
           // One of several lied. From now on each has to give the whole, which shows who.
           else {
             mayMix = false
-            for (const source of contributors) trail.note(source, 'gave a part of wrong bytes', true)
+            for (const source of contributors)
+              trail.note(source, 'gave a part of wrong bytes', true)
           }
         }
       }
@@ -174,14 +177,21 @@ class StoreFetcher implements Fetcher {
   #noteWrong(trail: Trail, source: BlobSource, error: unknown): void {
     trail.note(source, `sent wrong bytes: ${messageOf(error)}`)
     this.#health.note(source, 'wrong', this.#deps.clock.nowMs())
-    this.#deps.log.warn({ source: source.name, err: error }, 'source sent wrong bytes and was banned')
+    this.#deps.log.warn(
+      { source: source.name, err: error },
+      'source sent wrong bytes and was banned',
+    )
   }
 
   /** The bytes from one source after the other. Throws MESH0501 when none is left. */
   async *#bytes(
     ref: BlobRef,
     trail: Trail,
-    options: { readonly contributors: BlobSource[]; readonly mayMix: boolean; readonly signal: AbortSignal },
+    options: {
+      readonly contributors: BlobSource[]
+      readonly mayMix: boolean
+      readonly signal: AbortSignal
+    },
   ): AsyncGenerator<Uint8Array> {
     const { contributors, mayMix, signal } = options
     let offsetBytes = 0
@@ -202,10 +212,16 @@ class StoreFetcher implements Fetcher {
           this.totals[source.kind] += piece.byteLength
           offsetBytes += piece.byteLength
           if (piece.byteLength > 0) yield piece
-          if (offsetBytes < ref.size && mayMix && pace.isSlow(piece.byteLength) && !trail.isResumed(source))
+          if (
+            offsetBytes < ref.size &&
+            mayMix &&
+            pace.isSlow(piece.byteLength) &&
+            !trail.isResumed(source)
+          )
             throw new SourceError('failed', `sent less than ${SLOW_BYTES_PER_S / 1024} KiB/s`)
         }
-        if (offsetBytes < ref.size) throw new SourceError('failed', `ended after ${offsetBytes} of ${ref.size} bytes`)
+        if (offsetBytes < ref.size)
+          throw new SourceError('failed', `ended after ${offsetBytes} of ${ref.size} bytes`)
         this.#health.noteGood(source)
         return
       } catch (error) {
@@ -213,7 +229,10 @@ class StoreFetcher implements Fetcher {
         const { reason, message } = asSourceError(error)
         trail.note(source, message, reason !== 'wrong' && mayMix && offsetBytes > beganAtBytes)
         this.#health.note(source, reason, this.#deps.clock.nowMs())
-        this.#deps.log.debug({ source: source.name, digest: ref.digest, offsetBytes, err: error }, 'source broke off')
+        this.#deps.log.debug(
+          { source: source.name, digest: ref.digest, offsetBytes, err: error },
+          'source broke off',
+        )
         if (!mayMix && offsetBytes > 0) throw new BrokenOff()
       } finally {
         begun.close()
@@ -236,24 +255,35 @@ class StoreFetcher implements Fetcher {
     ]
     await mapLimited(work, FETCHES_AT_ONCE, async (batch) => {
       const [first, ...others] = batch
-      if (first !== undefined && others.length === 0) add(await this.#fetchOnce(first, options, located))
+      if (first !== undefined && others.length === 0)
+        add(await this.#fetchOnce(first, options, located))
       else for (const fetched of await this.#fetchBatch(batch, options, located)) add(fetched)
     })
     return sum
   }
 
   /** Small blobs: together from the sources that can, then one by one from the others. */
-  async #fetchBatch(batch: readonly BlobRef[], options: FetchOptions, located: Located): Promise<Fetched[]> {
+  async #fetchBatch(
+    batch: readonly BlobRef[],
+    options: FetchOptions,
+    located: Located,
+  ): Promise<Fetched[]> {
     const mine = batch.filter(({ digest }) => !this.#flights.has(digest))
     const mineAsked = new Set(mine)
     const done = new Map<Digest, Fetched>()
-    const trail = this.#trail(mine, options, located, new Map(), (source) => source.fetchMany !== undefined)
+    const trail = this.#trail(
+      mine,
+      options,
+      located,
+      new Map(),
+      (source) => source.fetchMany !== undefined,
+    )
     // Others that want one of these wait for the whole batch: it is short.
     const flight = this.#fetchTogether(mine, done, trail, options.signal)
-    for (const ref of mine)
-      this.#fly(
-        ref.digest,
-        flight.then(() => done.get(ref.digest) ?? Promise.reject(new Error('not in the batch'))),
+    for (const { digest } of mine)
+      void this.#fly(
+        digest,
+        flight.then(() => done.get(digest) ?? Promise.reject(new Error('not in the batch'))),
       )
     await flight
     const rest = batch.filter(({ digest }) => !done.has(digest))
@@ -278,11 +308,14 @@ class StoreFetcher implements Fetcher {
         const begun = await firstToBegin(
           { clock: this.#deps.clock, health: this.#health },
           trail,
-          async (source, sourceSignal) => source.fetchMany?.([...rest.values()], { signal: sourceSignal }),
+          async (source, sourceSignal) =>
+            source.fetchMany?.([...rest.values()], { signal: sourceSignal }),
           signal,
         )
         if (begun === undefined) return
-        await this.#takeBatch(begun.source, begun.items, { rest, done, trail, signal }).finally(() => begun.close())
+        await this.#takeBatch(begun.source, begun.items, { rest, done, trail, signal }).finally(
+          () => begun.close(),
+        )
       }
     } finally {
       this.#slots.release(1)
@@ -356,14 +389,18 @@ class StoreFetcher implements Fetcher {
       sum.mirror += fetched.mirror
       trees = []
       files = []
-      for (const ref of level) for (const child of await this.#readTree(ref, options)) want(child.entry)
+      for (const ref of level)
+        for (const child of await this.#readTree(ref, options)) want(child.entry)
     }
     return sum
   }
 
   async #readTree(ref: BlobRef, options: FetchOptions): Promise<Tree> {
     if (ref.size > OBJECT_BYTES_MAX)
-      throw new MeshError('MESH0210', `a tree claims ${ref.size} bytes, the limit is ${OBJECT_BYTES_MAX}`)
+      throw new MeshError(
+        'MESH0210',
+        `a tree claims ${ref.size} bytes, the limit is ${OBJECT_BYTES_MAX}`,
+      )
     for (;;) {
       const bytes = await this.#store.read(ref.digest, OBJECT_BYTES_MAX)
       if (bytes !== undefined) return decodeTree(bytes)
@@ -400,7 +437,12 @@ class StoreFetcher implements Fetcher {
     const ask = async (): Promise<ReadonlyMap<Digest, readonly BlobSource[]>> => {
       if (locate === undefined) return new Map()
       try {
-        return await within(clock, locate(refs, { signal }), LOCATE_MS, () => new Error(`no answer in ${LOCATE_MS} ms`))
+        return await within(
+          clock,
+          locate(refs, { signal }),
+          LOCATE_MS,
+          () => new Error(`no answer in ${LOCATE_MS} ms`),
+        )
       } catch (error) {
         signal.throwIfAborted()
         log.debug({ err: error, count: refs.length }, 'blobs could not be located')
@@ -413,41 +455,3 @@ class StoreFetcher implements Fetcher {
 
 /** The one source that gave a beginning does not give the rest, and no other may. */
 class BrokenOff extends Error {}
-
-/** Tells when bytes come too slowly, looking at SLOW_AFTER_MS at a time. */
-class Pace {
-  readonly #clock: Clock
-  #sinceMs: number
-  #bytes = 0
-
-  constructor(clock: Clock) {
-    this.#clock = clock
-    this.#sinceMs = clock.nowMs()
-  }
-
-  isSlow(byteCount: number): boolean {
-    this.#bytes += byteCount
-    const elapsedMs = this.#clock.nowMs() - this.#sinceMs
-    if (elapsedMs < SLOW_AFTER_MS) return false
-    const isSlow = this.#bytes * 1000 < SLOW_BYTES_PER_S * elapsedMs
-    this.#sinceMs += elapsedMs
-    this.#bytes = 0
-    return isSlow
-  }
-}
-
-function batches(refs: readonly BlobRef[]): BlobRef[][] {
-  const all: BlobRef[][] = []
-  let byteCount = Infinity
-  for (const ref of refs) {
-    const last = all.at(-1)
-    if (last === undefined || last.length === BATCH_ITEMS_MAX || byteCount + ref.size > BATCH_BYTES) {
-      all.push([ref])
-      byteCount = ref.size
-    } else {
-      last.push(ref)
-      byteCount += ref.size
-    }
-  }
-  return all
-}

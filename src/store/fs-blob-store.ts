@@ -13,38 +13,34 @@ import {
   constants,
   copyFileSync,
   existsSync,
-  fchmodSync,
   fchownSync,
-  fdatasync,
   fstatSync,
-  futimesSync,
   mkdirSync,
-  open,
   openSync,
   readdirSync,
   readFileSync,
-  readSync,
   rmSync,
   statSync,
+  unlinkSync,
   utimesSync,
-  writeSync,
 } from 'node:fs'
 import { copyFile } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Clock, Timer } from '../base/clock.ts'
 import { hasCode, MeshError } from '../base/errors.ts'
 import { collectBytes } from '../files/collect-bytes.ts'
-import { PIECE_BYTES, readAt, writeAllAt } from '../files/file-io.ts'
 import { hashFile, identityOf } from '../files/ingest.ts'
 import { mapLimited, nextTurn } from '../files/map-limited.ts'
-import { Hasher, sha256, type BlobRef, type Digest } from '../wire/digest.ts'
+import type { BlobRef, Digest } from '../wire/digest.ts'
 import { openBlobIndex, type BlobIndex } from './blob-index.ts'
 import type { BlobRange, BlobReader, BlobStore, StoredBlob, StoreStats } from './blob-store.ts'
 import { diskError } from './disk.ts'
-import { checkExpected, releaseSource, SizeGuard } from './expected.ts'
-import { FileReader } from './file-reader.ts'
-import { checkFormat, FsLayout, readCheckpoint, writeCheckpoint, writeFormat } from './fs-layout.ts'
-import { recover } from './fs-recovery.ts'
+import { releaseSource } from './expected.ts'
+import { FileReader } from './fs/file-reader.ts'
+import { openToRead, readSmall, readWhole, syncFile } from './fs/file-reads.ts'
+import { FILE_TIME_SECONDS, finishFile, writeSmall, writeStream } from './fs/file-writer.ts'
+import { checkFormat, FsLayout, readCheckpoint, writeCheckpoint, writeFormat } from './fs/layout.ts'
+import { recover } from './fs/recovery.ts'
 
 /** Up to this size a blob is written and read with calls that block: they are over before a thread has begun. */
 const SMALL_BYTES = 64 * 1024
@@ -54,9 +50,6 @@ const UNSYNCED_MAX = 200_000
 const SYNCS_AT_ONCE = 2
 /** Last use is kept this exactly, so that reading does not write. */
 const USED_RESOLUTION_MS = 60_000
-/** One time for all files: a build must not see when its inputs were fetched. */
-const FILE_TIME_SECONDS = 1
-const BLOB_MODE = 0o444
 const EXECUTABLE_MODE = 0o555
 const LOOKUPS_PER_TURN = 1_000
 
@@ -81,7 +74,11 @@ export async function openFsBlobStore(
           ? { count: checkpoint.count, bytes: checkpoint.bytes }
           : await recover(
               { layout, index, log: deps.log },
-              { isIndexNew: isNew, checkpointAtWallMs: checkpoint.atWallMs, nowWallMs: deps.clock.wallMs() },
+              {
+                isIndexNew: isNew,
+                checkpointAtWallMs: checkpoint.atWallMs,
+                nowWallMs: deps.clock.wallMs(),
+              },
             )
       writeCheckpoint(layout.directory, { ...stats, atWallMs: checkpoint.atWallMs, clean: false })
       return new FsBlobStore({ ...deps, layout, index }, stats, checkpoint.atWallMs)
@@ -155,7 +152,10 @@ class FsBlobStore implements BlobStore {
     const sizeBytes = this.#use(digest)
     if (sizeBytes === undefined) return undefined
     if (sizeBytes > bytesMax)
-      throw new MeshError('MESH0211', `blob ${digest} has ${sizeBytes} bytes, at most ${bytesMax} are read at once`)
+      throw new MeshError(
+        'MESH0211',
+        `blob ${digest} has ${sizeBytes} bytes, at most ${bytesMax} are read at once`,
+      )
     if (sizeBytes <= SMALL_BYTES) {
       const bytes = readSmall(this.#layout.blob(digest), sizeBytes)
       if (bytes === undefined) await this.#dropDamaged(digest)
@@ -194,10 +194,7 @@ class FsBlobStore implements BlobStore {
     }
   }
 
-  async put(
-    source: Uint8Array | AsyncIterable<Uint8Array>,
-    expected?: BlobRef,
-  ): Promise<BlobRef> {
+  async put(source: Uint8Array | AsyncIterable<Uint8Array>, expected?: BlobRef): Promise<BlobRef> {
     if (expected !== undefined && this.#index.find(expected.digest)?.sizeBytes === expected.size) {
       await releaseSource(source)
       return expected
@@ -212,9 +209,8 @@ class FsBlobStore implements BlobStore {
       this.#commit(temporary, ref)
       return ref
     } catch (error) {
-      throw diskError(error, this.#layout.directory)
-    } finally {
       rmSync(temporary, { force: true })
+      throw diskError(error, this.#layout.directory)
     }
   }
 
@@ -222,7 +218,10 @@ class FsBlobStore implements BlobStore {
     const { ref, identity } = await hashFile(path)
     try {
       await this.#settle()
-      if (this.#index.find(ref.digest) === undefined && !(options.move && this.#adopt(path, ref, identity)))
+      if (
+        this.#index.find(ref.digest) === undefined &&
+        !(options.move && this.#adopt(path, ref, identity))
+      )
         await this.put(ref.size <= SMALL_BYTES ? readFileSync(path) : readWhole(path), ref)
       if (options.move) rmSync(path, { force: true })
       return ref
@@ -243,9 +242,9 @@ class FsBlobStore implements BlobStore {
         throw new MeshError('MESH0207', `${path} changed while it was read`, { where: path })
       if (stat.nlink !== 1n) return false
       const uid = process.geteuid?.()
-      if (uid !== undefined && stat.uid !== BigInt(uid)) fchownSync(file, uid, process.getegid?.() ?? -1)
-      fchmodSync(file, BLOB_MODE)
-      futimesSync(file, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
+      if (uid !== undefined && stat.uid !== BigInt(uid))
+        fchownSync(file, uid, process.getegid?.() ?? -1)
+      finishFile(file)
       this.#commit(path, ref)
       return true
     } catch (error) {
@@ -258,7 +257,10 @@ class FsBlobStore implements BlobStore {
 
   /** The last step of every way in. Synchronous: no other writer of the same blob comes between. */
   #commit(temporary: string, ref: BlobRef): void {
-    if (this.#index.find(ref.digest) !== undefined) return
+    if (this.#index.find(ref.digest) !== undefined) {
+      unlinkSync(temporary)
+      return
+    }
     this.#layout.moveIn(temporary, this.#layout.blob(ref.digest))
     const nowWallMs = this.#clock.wallMs()
     this.#index.set(ref.digest, {
@@ -357,123 +359,5 @@ class FsBlobStore implements BlobStore {
     await this.#index.close()
     const atWallMs = this.#checkpointAtWallMs
     writeCheckpoint(this.#layout.directory, { ...this.stats(), atWallMs, clean: true })
-  }
-}
-
-function openToRead(path: string): Promise<number | undefined> {
-  return new Promise((resolve, reject) => {
-    open(path, constants.O_RDONLY | constants.O_NOFOLLOW, (error, file) => {
-      if (error === null) resolve(file)
-      else if (hasCode(error, 'ENOENT')) resolve(undefined)
-      else reject(error)
-    })
-  })
-}
-
-/** Undefined when the file is not there or has another size. */
-function readSmall(path: string, sizeBytes: number): Uint8Array | undefined {
-  let file: number
-  try {
-    file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW)
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined
-    throw error
-  }
-  try {
-    // One byte more than there should be, to see that there is none.
-    const bytes = Buffer.allocUnsafeSlow(sizeBytes + 1)
-    return readSync(file, bytes, 0, sizeBytes + 1, 0) === sizeBytes ? bytes.subarray(0, sizeBytes) : undefined
-  } finally {
-    closeSync(file)
-  }
-}
-
-function writeSmall(path: string, bytes: Uint8Array, expected: BlobRef | undefined): BlobRef {
-  const ref = { digest: sha256(bytes), size: bytes.byteLength }
-  checkExpected(ref, expected)
-  const file = openSync(path, 'wx', BLOB_MODE)
-  try {
-    for (let at = 0; at < bytes.byteLength; ) at += writeSync(file, bytes, at)
-    finishFile(file)
-  } finally {
-    closeSync(file)
-  }
-  return ref
-}
-
-/** Hashes one part while the one before is being written. */
-async function writeStream(
-  path: string,
-  source: Uint8Array | AsyncIterable<Uint8Array>,
-  expected: BlobRef | undefined,
-): Promise<BlobRef> {
-  const file = openSync(path, 'wx', BLOB_MODE)
-  const hasher = new Hasher()
-  const guard = new SizeGuard(expected)
-  let writing = Promise.resolve()
-  let pieces: Uint8Array[] = []
-  let pieceBytes = 0
-  let writtenBytes = 0
-  const writeOut = async (): Promise<void> => {
-    await writing
-    writing = writeAllAt(file, pieces, writtenBytes)
-    writtenBytes += pieceBytes
-    pieces = []
-    pieceBytes = 0
-  }
-  try {
-    for await (const bytes of source instanceof Uint8Array ? inPieces(source) : source) {
-      guard.add(bytes.byteLength)
-      hasher.update(bytes)
-      pieces.push(bytes)
-      pieceBytes += bytes.byteLength
-      if (pieceBytes >= PIECE_BYTES) await writeOut()
-    }
-    if (pieces.length > 0) await writeOut()
-    await writing
-    const ref = { digest: hasher.digest(), size: guard.sizeBytes }
-    checkExpected(ref, expected)
-    finishFile(file)
-    return ref
-  } finally {
-    // The descriptor must outlive a write that is under way when the source failed.
-    await Promise.allSettled([writing])
-    closeSync(file)
-  }
-}
-
-function finishFile(file: number): void {
-  fchmodSync(file, BLOB_MODE) // whatever the umask made of it
-  futimesSync(file, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
-}
-
-async function* inPieces(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  for (let at = 0; at < bytes.byteLength; at += PIECE_BYTES) yield bytes.subarray(at, at + PIECE_BYTES)
-}
-
-async function* readWhole(path: string): AsyncGenerator<Uint8Array> {
-  const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW)
-  try {
-    for (let at = 0; ; ) {
-      const buffer = Buffer.allocUnsafe(PIECE_BYTES)
-      const count = await readAt(file, buffer, at)
-      if (count === 0) return
-      at += count
-      yield buffer.subarray(0, count)
-    }
-  } finally {
-    closeSync(file)
-  }
-}
-
-async function syncFile(path: string): Promise<void> {
-  const file = await openToRead(path)
-  if (file === undefined) return // deleted meanwhile
-  try {
-    await new Promise<void>((resolve, reject) => {
-      fdatasync(file, (error) => (error === null ? resolve() : reject(error)))
-    })
-  } finally {
-    closeSync(file)
   }
 }

@@ -10,7 +10,11 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Logger } from 'pino'
 import { MeshError } from '../base/errors.ts'
 import { collectBytes } from '../files/collect-bytes.ts'
-import { BATCH_HEAD_BYTES, BATCH_REQUEST_BYTES_MAX, decodeBatchRequest } from '../wire/cas-messages.ts'
+import {
+  BATCH_HEAD_BYTES,
+  BATCH_REQUEST_BYTES_MAX,
+  decodeBatchRequest,
+} from '../wire/cas-messages.ts'
 import { digestBytes, isDigest, type Digest } from '../wire/digest.ts'
 import { encodeSignedResult } from '../wire/result.ts'
 import type { ActionCache } from './action-cache.ts'
@@ -54,9 +58,15 @@ export function casRoutes(
   }
 }
 
-async function answer(deps: Deps, request: IncomingMessage, response: ServerResponse, path: string): Promise<void> {
+async function answer(
+  deps: Deps,
+  request: IncomingMessage,
+  response: ServerResponse,
+  path: string,
+): Promise<void> {
   if (path === '/cas/batch') {
-    if (request.method !== 'POST') refuse(response, 405, 'POST a list of digests', { allow: 'POST' })
+    if (request.method !== 'POST')
+      refuse(response, 405, 'POST a list of digests', { allow: 'POST' })
     else await sendBatch(deps.store, request, response)
     return
   }
@@ -101,9 +111,13 @@ async function sendBlob(
   }
   const ifRange = request.headers['if-range']
   const range =
-    ifRange === undefined || ifRange === etag ? parseRange(request.headers.range, sizeBytes) : undefined
+    ifRange === undefined || ifRange === etag
+      ? parseRange(request.headers.range, sizeBytes)
+      : undefined
   if (range === 'unsatisfiable') {
-    refuse(response, 416, 'the range begins beyond the end', { 'content-range': `bytes */${sizeBytes}` })
+    refuse(response, 416, 'the range begins beyond the end', {
+      'content-range': `bytes */${sizeBytes}`,
+    })
     return
   }
   const { start, end } = range ?? { start: 0, end: sizeBytes }
@@ -143,13 +157,20 @@ async function sendResult(
 }
 
 /** Repeats [digest, u64 size, bytes] for those blobs that are here and small. */
-async function sendBatch(store: BlobStore, request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function sendBatch(
+  store: BlobStore,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   if (Number(request.headers['content-length'] ?? 0) > BATCH_REQUEST_BYTES_MAX) {
     refuse(response, 413, `at most ${BATCH_REQUEST_BYTES_MAX} bytes`, { connection: 'close' })
     return
   }
   const digests = decodeBatchRequest(await collectBytes(request, BATCH_REQUEST_BYTES_MAX))
-  response.writeHead(200, { 'cache-control': 'no-store', 'content-type': 'application/octet-stream' })
+  response.writeHead(200, {
+    'cache-control': 'no-store',
+    'content-type': 'application/octet-stream',
+  })
   let pieces: Uint8Array[] = []
   let pieceBytes = 0
   for (const digest of digests) {
@@ -201,7 +222,10 @@ function refuse(
 }
 
 function matchesEtag(header: string | undefined, etag: string): boolean {
-  return header !== undefined && header.split(',').some((one) => one.trim().replace(/^W\//, '') === etag || one.trim() === '*')
+  return (
+    header !== undefined &&
+    header.split(',').some((one) => one.trim().replace(/^W\//, '') === etag || one.trim() === '*')
+  )
 }
 
 /** One range, `end` exclusive; undefined (the whole) for none, for several and for nonsense, as RFC 9110 allows. */

@@ -5,7 +5,12 @@
  * knows only one of the two layouts. Whatever comes, the reader gets the bytes from its offset on and
  * never more than the blob has.
  */
-import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
+import {
+  createBrotliDecompress,
+  createGunzip,
+  createInflate,
+  createZstdDecompress,
+} from 'node:zlib'
 import { pipeline, type Readable } from 'node:stream'
 import { Pool, type Dispatcher } from 'undici'
 import type { Clock } from '../base/clock.ts'
@@ -64,7 +69,8 @@ class Http implements HttpSource {
     })
     this.#layouts = options.kind === 'peer' ? [flat] : [sharded, flat]
     // A mirror has no batches: it may be a plain directory.
-    if (options.kind === 'peer') this.fetchMany = (refs, { signal }) => this.#fetchMany(refs, signal)
+    if (options.kind === 'peer')
+      this.fetchMany = (refs, { signal }) => this.#fetchMany(refs, signal)
   }
 
   async fetch(
@@ -88,7 +94,8 @@ class Http implements HttpSource {
     signal: AbortSignal,
   ): Promise<AsyncIterable<Uint8Array> | undefined> {
     // An empty range cannot be asked for: only whether the blob is there.
-    const range = offsetBytes > 0 && offsetBytes < ref.size ? { range: `bytes=${offsetBytes}-` } : {}
+    const range =
+      offsetBytes > 0 && offsetBytes < ref.size ? { range: `bytes=${offsetBytes}-` } : {}
     let response = await this.#request({ method: 'GET', path, headers: range }, signal)
     if (response.statusCode === 206 && encodingOf(response) !== undefined) {
       // A part of the compressed bytes: useless. The whole is asked for, and its beginning skipped.
@@ -105,7 +112,10 @@ class Http implements HttpSource {
       const start = /^bytes (\d+)-/.exec(headerOf(response, 'content-range') ?? '')?.[1]
       if (Number(start) !== offsetBytes || offsetBytes === 0) {
         discard(response)
-        throw new SourceError('failed', `answered bytes ${start ?? 'of no range'} when asked from ${offsetBytes}`)
+        throw new SourceError(
+          'failed',
+          `answered bytes ${start ?? 'of no range'} when asked from ${offsetBytes}`,
+        )
       }
       skipBytes = 0
     } else if (statusCode !== 200) {
@@ -147,7 +157,9 @@ class Http implements HttpSource {
   }
 
   async #request(
-    options: Omit<Dispatcher.RequestOptions, 'origin' | 'signal'>,
+    options: Pick<Dispatcher.RequestOptions, 'method' | 'path' | 'body'> & {
+      readonly headers?: Readonly<Record<string, string>>
+    },
     signal: AbortSignal,
   ): Promise<Dispatcher.ResponseData> {
     signal.throwIfAborted()
@@ -227,7 +239,10 @@ function decoded(body: Readable, encoding: string | undefined): AsyncIterable<Ui
   const create = decoders[encoding]
   if (create === undefined) {
     body.destroy()
-    throw new SourceError('failed', `sent the unknown encoding ${JSON.stringify(encoding.slice(0, 40))}`)
+    throw new SourceError(
+      'failed',
+      `sent the unknown encoding ${JSON.stringify(encoding.slice(0, 40))}`,
+    )
   }
   const decoder = create()
   // Its error also destroys the decoder, whose reader gets it.
@@ -249,7 +264,8 @@ async function* exactly(
     if (given > lengthBytes) throw new SourceError('failed', `sent more than ${lengthBytes} bytes`)
     if (bytes.byteLength > 0) yield bytes
   }
-  if (given !== lengthBytes) throw new SourceError('failed', `ended after ${given} of ${lengthBytes} bytes`)
+  if (given !== lengthBytes)
+    throw new SourceError('failed', `ended after ${given} of ${lengthBytes} bytes`)
 }
 
 /** Reads [digest, u64 size, bytes]…; refuses what was not asked for. */
@@ -273,10 +289,12 @@ async function* parseBatch(
       rest.delete(digest)
       // Copied: the buffer of the whole batch would live as long as one blob of it.
       // Another size is another blob: as good as absent.
-      if (size === ref.size) yield { ref, bytes: new Uint8Array(buffer.subarray(BATCH_HEAD_BYTES, needBytes)) }
+      if (size === ref.size)
+        yield { ref, bytes: new Uint8Array(buffer.subarray(BATCH_HEAD_BYTES, needBytes)) }
       buffer = buffer.subarray(needBytes)
       needBytes = BATCH_HEAD_BYTES
     }
   }
-  if (buffer.byteLength > 0) throw new SourceError('failed', 'a batch ended in the middle of a blob')
+  if (buffer.byteLength > 0)
+    throw new SourceError('failed', 'a batch ended in the middle of a blob')
 }

@@ -23,7 +23,10 @@ export function openMemoryBlobStore(options: { readonly bytesMax?: number } = {}
     for await (const piece of source instanceof Uint8Array ? [source] : source) {
       guard.add(piece.byteLength)
       if (totalBytes + guard.sizeBytes > bytesMax)
-        throw new MeshError('MESH0503', `no room: the store holds ${totalBytes} of at most ${bytesMax} bytes`)
+        throw new MeshError(
+          'MESH0503',
+          `no room: the store holds ${totalBytes} of at most ${bytesMax} bytes`,
+        )
       pieces.push(piece)
     }
     const bytes = new Uint8Array(Buffer.concat(pieces))
@@ -38,7 +41,9 @@ export function openMemoryBlobStore(options: { readonly bytesMax?: number } = {}
     has: async (digest) => blobs.has(digest),
     sizeOf: async (digest) => blobs.get(digest)?.byteLength,
     missing: async (refs) =>
-      [...new Map(refs.map((ref) => [ref.digest, ref])).values()].filter(({ digest }) => !blobs.has(digest)),
+      [...new Map(refs.map((ref) => [ref.digest, ref])).values()].filter(
+        ({ digest }) => !blobs.has(digest),
+      ),
     async open(digest, range = {}) {
       const bytes = blobs.get(digest)
       if (bytes === undefined) return undefined
@@ -47,7 +52,8 @@ export function openMemoryBlobStore(options: { readonly bytesMax?: number } = {}
       return {
         sizeBytes: bytes.byteLength,
         async *[Symbol.asyncIterator]() {
-          for (let at = 0; at < part.byteLength; at += PIECE_BYTES) yield part.slice(at, at + PIECE_BYTES)
+          for (let at = 0; at < part.byteLength; at += PIECE_BYTES)
+            yield part.slice(at, at + PIECE_BYTES)
         },
         [Symbol.asyncDispose]: async () => {},
       }
@@ -55,7 +61,10 @@ export function openMemoryBlobStore(options: { readonly bytesMax?: number } = {}
     async read(digest, readBytesMax) {
       const bytes = blobs.get(digest)
       if (bytes !== undefined && bytes.byteLength > readBytesMax)
-        throw new MeshError('MESH0211', `blob ${digest} has ${bytes.byteLength} bytes, at most ${readBytesMax} are read at once`)
+        throw new MeshError(
+          'MESH0211',
+          `blob ${digest} has ${bytes.byteLength} bytes, at most ${readBytesMax} are read at once`,
+        )
       return bytes?.slice()
     },
     pathOf: async () => undefined,

@@ -38,7 +38,15 @@ const MESSAGES = {
   /** These items are not coming (any more). `failed`: the answerer could not read its own store. */
   no: z.object({
     id: RequestNumber,
-    items: z.array(z.int().min(0).max(GET_ITEMS_MAX - 1)).min(1).max(GET_ITEMS_MAX),
+    items: z
+      .array(
+        z
+          .int()
+          .min(0)
+          .max(GET_ITEMS_MAX - 1),
+      )
+      .min(1)
+      .max(GET_ITEMS_MAX),
     why: z.enum(['absent', 'denied', 'busy', 'failed']),
   }),
   /** The asker wants no more of a request. No answer; DATA under way is ignored. */
@@ -53,10 +61,23 @@ const MESSAGES = {
 
 type Messages = { [Type in keyof typeof MESSAGES]: z.infer<(typeof MESSAGES)[Type]> }
 /** A control message. */
-export type CasMessage = { [Type in keyof Messages]: { type: Type } & Messages[Type] }[keyof Messages]
+export type CasMessage = {
+  [Type in keyof Messages]: { type: Type } & Messages[Type]
+}[keyof Messages]
 
 /** Type bytes on the wire; never reused. */
-const CODES = { hello: 1, have: 2, haveReply: 3, get: 4, no: 6, cancel: 7, offer: 8, offerReply: 9, ping: 10, pong: 11 } as const
+const CODES = {
+  hello: 1,
+  have: 2,
+  haveReply: 3,
+  get: 4,
+  no: 6,
+  cancel: 7,
+  offer: 8,
+  offerReply: 9,
+  ping: 10,
+  pong: 11,
+} as const
 const DATA_CODE = 5
 
 /** A run of bytes of one item of a GET. `isLast`: the item is complete with it. */
@@ -73,7 +94,7 @@ const PIECE_HEAD_BYTES = 19
 
 export function encodeCasMessage(message: CasMessage): Uint8Array {
   const { type, ...body } = message
-  const schema: z.ZodType<unknown> = MESSAGES[type]
+  const schema: z.ZodType = MESSAGES[type]
   return Buffer.concat([Buffer.of(CODES[type]), encodeObject(schema, body)])
 }
 
@@ -136,8 +157,9 @@ export function decodeCasFrame(
 function decodeData(body: Uint8Array): DataPiece[] {
   const buffer = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
   const pieces: DataPiece[] = []
-  for (let at = 0; at < buffer.byteLength; ) {
-    if (buffer.byteLength - at < PIECE_HEAD_BYTES) throw new MeshError('MESH0210', 'cas data ends in a head')
+  for (let at = 0; at < buffer.byteLength;) {
+    if (buffer.byteLength - at < PIECE_HEAD_BYTES)
+      throw new MeshError('MESH0210', 'cas data ends in a head')
     const start = at + PIECE_HEAD_BYTES
     const end = start + buffer.readUInt32BE(at + 15)
     if (end > buffer.byteLength) throw new MeshError('MESH0210', 'cas data ends in a piece')
@@ -163,4 +185,5 @@ export const BATCH_HEAD_BYTES = 40
 export const encodeBatchRequest = (digests: readonly Digest[]): Uint8Array<ArrayBuffer> =>
   encodeObject(BatchRequest, [...digests])
 /** Throws MESH0210. */
-export const decodeBatchRequest = (bytes: Uint8Array): Digest[] => decodeObject(BatchRequest, bytes, 'batch request')
+export const decodeBatchRequest = (bytes: Uint8Array): Digest[] =>
+  decodeObject(BatchRequest, bytes, 'batch request')

@@ -208,7 +208,7 @@ test('submit: a lost connection to the daemon is bridged', async () => {
   assert.equal(ended.stderr.match(/✔ done {3}hello/g)?.length, 1)
 })
 
-test('submit: a daemon that restarts is waited for', async () => {
+test('submit: a daemon that restarts is waited for', { timeout: 60_000 }, async () => {
   await using daemon = await FakeDaemon.start()
   using place = helloPlace()
   daemon.hold = { class: 'unsatisfiable', text: 'no node has it' }
@@ -232,6 +232,7 @@ test('submit: a daemon that restarts is waited for', async () => {
 test(
   'submit: on a terminal there is a live region, and d detaches',
   {
+    timeout: 60_000,
     skip:
       spawnSync('script', ['--version']).error === undefined
         ? false

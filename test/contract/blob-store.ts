@@ -7,7 +7,10 @@ import { test } from 'node:test'
 import type { BlobReader, BlobStore } from '../../src/store/blob-store.ts'
 import { EMPTY_DIGEST, sha256, type BlobRef } from '../../src/wire/digest.ts'
 
-export const refOf = (bytes: Uint8Array): BlobRef => ({ digest: sha256(bytes), size: bytes.byteLength })
+export const refOf = (bytes: Uint8Array): BlobRef => ({
+  digest: sha256(bytes),
+  size: bytes.byteLength,
+})
 export const text = (value: string): Uint8Array => Buffer.from(value)
 
 /** Bytes that look random and are the same in every run. */
@@ -21,11 +24,17 @@ export function bytesOf(size: number, seed = 1): Uint8Array {
   return bytes
 }
 
-export async function* inPieces(bytes: Uint8Array, pieceBytes = 50_000): AsyncGenerator<Uint8Array> {
-  for (let at = 0; at < bytes.byteLength; at += pieceBytes) yield bytes.subarray(at, at + pieceBytes)
+export async function* inPieces(
+  bytes: Uint8Array,
+  pieceBytes = 50_000,
+): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes.byteLength; at += pieceBytes)
+    yield bytes.subarray(at, at + pieceBytes)
 }
 
-export async function readAll(reader: AsyncIterable<Uint8Array> | undefined): Promise<Buffer | undefined> {
+export async function readAll(
+  reader: AsyncIterable<Uint8Array> | undefined,
+): Promise<Buffer | undefined> {
   return reader === undefined ? undefined : Buffer.concat(await toArray(reader))
 }
 
@@ -34,6 +43,13 @@ export async function toArray<T>(items: AsyncIterable<T>): Promise<T[]> {
   for await (const item of items) array.push(item)
   return array
 }
+
+async function* broken(): AsyncGenerator<Uint8Array> {
+  yield bytesOf(700_000)
+  throw new Error('cable cut')
+}
+
+const byDigest = (a: BlobRef, b: BlobRef): number => (a.digest < b.digest ? -1 : 1)
 
 const PIECE = 512 * 1024
 
@@ -46,7 +62,17 @@ export function blobStoreContract(name: string, open: () => Promise<BlobStore>):
   }
 
   withStore('gives back what was put, of any size', async (store) => {
-    for (const size of [0, 1, 64 * 1024 - 1, 64 * 1024, 64 * 1024 + 1, PIECE - 1, PIECE, PIECE + 1, 3_000_000]) {
+    for (const size of [
+      0,
+      1,
+      64 * 1024 - 1,
+      64 * 1024,
+      64 * 1024 + 1,
+      PIECE - 1,
+      PIECE,
+      PIECE + 1,
+      3_000_000,
+    ]) {
       const bytes = bytesOf(size)
       assert.deepEqual(await store.put(inPieces(bytes)), refOf(bytes))
       assert.deepEqual(await store.put(bytes), refOf(bytes))
@@ -62,10 +88,20 @@ export function blobStoreContract(name: string, open: () => Promise<BlobStore>):
   withStore('reads ranges', async (store) => {
     const bytes = bytesOf(1_500_000)
     const { digest } = await store.put(bytes)
-    for (const [offsetBytes, lengthBytes] of [[0, 1], [1, 1_499_999], [PIECE - 1, 2], [1_499_999, 5], [1_500_000, 1], [2_000_000, 1]] as const) {
+    for (const [offsetBytes, lengthBytes] of [
+      [0, 1],
+      [1, 1_499_999],
+      [PIECE - 1, 2],
+      [1_499_999, 5],
+      [1_500_000, 1],
+      [2_000_000, 1],
+    ] as const) {
       const reader: BlobReader | undefined = await store.open(digest, { offsetBytes, lengthBytes })
       assert.equal(reader?.sizeBytes, 1_500_000)
-      assert.deepEqual(await readAll(reader), bytes.subarray(offsetBytes, offsetBytes + lengthBytes))
+      assert.deepEqual(
+        await readAll(reader),
+        bytes.subarray(offsetBytes, offsetBytes + lengthBytes),
+      )
     }
   })
 
@@ -106,10 +142,6 @@ export function blobStoreContract(name: string, open: () => Promise<BlobStore>):
   })
 
   withStore('passes on the error of a stream and keeps nothing', async (store) => {
-    const broken = async function* (): AsyncGenerator<Uint8Array> {
-      yield bytesOf(700_000)
-      throw new Error('cable cut')
-    }
     await assert.rejects(store.put(broken()), /cable cut/)
     assert.deepEqual(store.stats(), { count: 0, bytes: 0 })
   })
@@ -149,7 +181,6 @@ export function blobStoreContract(name: string, open: () => Promise<BlobStore>):
   withStore('lists what it has', async (store) => {
     const refs = [await store.put(text('a')), await store.put(text('bc'))]
     const listed = (await toArray(store.list())).map(({ digest, size }) => ({ digest, size }))
-    const byDigest = (a: BlobRef, b: BlobRef): number => (a.digest < b.digest ? -1 : 1)
     assert.deepEqual(listed.toSorted(byDigest), refs.toSorted(byDigest))
     assert.deepEqual(store.stats(), { count: 2, bytes: 3 })
   })
@@ -169,7 +200,9 @@ export function blobStoreContract(name: string, open: () => Promise<BlobStore>):
         }
       }
       symlinkSync('/etc/passwd', join(directory, 'link'))
-      await assert.rejects(store.putFile(join(directory, 'link'), { move: false }), { code: 'MESH0207' })
+      await assert.rejects(store.putFile(join(directory, 'link'), { move: false }), {
+        code: 'MESH0207',
+      })
       await assert.rejects(store.putFile(directory, { move: false }), { code: 'MESH0207' })
     } finally {
       rmSync(directory, { recursive: true })

@@ -47,6 +47,7 @@ const Problem = z.strictObject({
 /** A person in a directory of their own, at one daemon. */
 export class Desk extends Workplace {
   readonly #socket: string
+  readonly #children: ChildProcess[] = []
 
   constructor(daemon: Daemon) {
     super({ MESH_SOCKET: daemon.file.socket })
@@ -56,6 +57,7 @@ export class Desk extends Workplace {
   /** Starts `mesh`; what it prints so far is in `output`. */
   follow(...args: readonly string[]): Following {
     const { child, ended } = this.start(...args)
+    this.#children.push(child)
     const output = { stdout: '', stderr: '' }
     child.stdout?.on('data', (bytes: Buffer) => (output.stdout += bytes.toString()))
     child.stderr?.on('data', (bytes: Buffer) => (output.stderr += bytes.toString()))
@@ -64,6 +66,12 @@ export class Desk extends Workplace {
 
   read(path: string): string {
     return readFileSync(join(this.directory, path), 'utf8')
+  }
+
+  override [Symbol.dispose](): void {
+    // A failed test leaves clients behind that would wait for their daemon to come back.
+    for (const child of this.#children) child.kill('SIGKILL')
+    super[Symbol.dispose]()
   }
 
   /** Asks the daemon; undefined when it is away, or says anything but yes. Costs less than a client process. */

@@ -20,7 +20,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { hashingSink, ingest, type IngestedBlob, type IngestOptions } from '../../src/files/ingest.ts'
+import {
+  hashingSink,
+  ingest,
+  type IngestedBlob,
+  type IngestOptions,
+} from '../../src/files/ingest.ts'
 import { layOut, type ReadBlob } from '../../src/files/lay-out.ts'
 import { encodeCbor } from '../../src/wire/cbor.ts'
 import { digestBytes, EMPTY_DIGEST, sha256, type Digest } from '../../src/wire/digest.ts'
@@ -34,7 +39,11 @@ function temporaryDirectory(): Disposable & { readonly path: string } {
 /** Ingests, keeping every blob. */
 async function take(path: string, options: IngestOptions = {}) {
   const blobs = new Map<Digest, IngestedBlob>()
-  const entry = await ingest(hashingSink((blob) => void blobs.set(blob.ref.digest, blob)), path, options)
+  const entry = await ingest(
+    hashingSink((blob) => void blobs.set(blob.ref.digest, blob)),
+    path,
+    options,
+  )
   return { entry, blobs, read: readFrom(blobs) }
 }
 
@@ -82,7 +91,8 @@ test('files: single files and links are entries too', async () => {
   assert.deepEqual(file.entry, { kind: 'file', digest: sha256('hello'), size: 5, executable: true })
   const link = await take(join(directory.path, 'link'))
   assert.deepEqual(link.entry, { kind: 'symlink', target: 'file' })
-  for (const { entry, read } of [file, link]) await layOut(read, entry, join(directory.path, `new-${entry.kind}`))
+  for (const { entry, read } of [file, link])
+    await layOut(read, entry, join(directory.path, `new-${entry.kind}`))
   assert.equal(readFileSync(join(directory.path, 'new-file'), 'utf8'), 'hello')
   assert.equal(readlinkSync(join(directory.path, 'new-symlink')), 'file')
 })
@@ -92,7 +102,11 @@ test('files: any tree of names comes out as it went in', async () => {
     .string({ minLength: 1, maxLength: 40, unit: 'grapheme' })
     .filter((text) => !/[/\0]/.test(text) && text !== '.' && text !== '..' && text.isWellFormed())
   const tree = fc.letrec((tie) => ({
-    dir: fc.dictionary(name, fc.oneof({ depthSize: 'small' }, fc.uint8Array({ maxLength: 20 }), tie('dir')), { maxKeys: 5 }),
+    dir: fc.dictionary(
+      name,
+      fc.oneof({ depthSize: 'small' }, fc.uint8Array({ maxLength: 20 }), tie('dir')),
+      { maxKeys: 5 },
+    ),
   })).dir
   const write = (path: string, content: unknown): void => {
     if (content instanceof Uint8Array) writeFileSync(path, content)
@@ -115,8 +129,10 @@ test('files: any tree of names comes out as it went in', async () => {
 
 test('files: excluded names are left out', async () => {
   using directory = temporaryDirectory()
-  for (const path of ['src', 'build/deep', 'src/build']) mkdirSync(join(directory.path, path), { recursive: true })
-  for (const path of ['a.c', 'a.o', 'src/b.o', 'build/deep/x', 'src/build/y']) writeFileSync(join(directory.path, path), path)
+  for (const path of ['src', 'build/deep', 'src/build'])
+    mkdirSync(join(directory.path, path), { recursive: true })
+  for (const path of ['a.c', 'a.o', 'src/b.o', 'build/deep/x', 'src/build/y'])
+    writeFileSync(join(directory.path, path), path)
   const { entry, read } = await take(directory.path, { exclude: ['*.o', 'build/**'] })
   using target = temporaryDirectory()
   await layOut(read, entry, join(target.path, 'out'))
@@ -197,8 +213,14 @@ test('files: hostile trees touch nothing', async () => {
     [['../x', file]],
     [['a\0b', file]],
     [['x'.repeat(256), file]],
-    [['b', file], ['a', file]],
-    [['a', link], ['a', file]],
+    [
+      ['b', file],
+      ['a', file],
+    ],
+    [
+      ['a', link],
+      ['a', file],
+    ],
     [['a', { ...file, size: -1 }]],
     [['a', { ...file, mode: 0o4755 }]],
     [['a', { kind: 'device', target: 'x' }]],
@@ -206,9 +228,12 @@ test('files: hostile trees touch nothing', async () => {
   for (const entries of hostile) {
     const bytes = encodeCbor({ v: 1, entries })
     const entry: Entry = { kind: 'dir', digest: sha256(bytes), size: bytes.byteLength }
-    await assert.rejects(layOut(readFixed([bytes, new Uint8Array()]), entry, join(directory.path, 'out')), {
-      code: 'MESH0210',
-    })
+    await assert.rejects(
+      layOut(readFixed([bytes, new Uint8Array()]), entry, join(directory.path, 'out')),
+      {
+        code: 'MESH0210',
+      },
+    )
     assert.deepEqual(readdirSync(directory.path), [])
   }
 })
@@ -217,13 +242,19 @@ test('files: a tree that contains itself by a forged digest ends', async () => {
   using directory = temporaryDirectory()
   // Whoever could make this would have broken sha256; a reader that lies is refused at the first level.
   const digest = sha256('x')
-  const bytes = encodeCbor({ v: 1, entries: [['a', { kind: 'dir', digest: digestBytes(digest), size: 50 }]] })
+  const bytes = encodeCbor({
+    v: 1,
+    entries: [['a', { kind: 'dir', digest: digestBytes(digest), size: 50 }]],
+  })
   const lying: ReadBlob = async function* () {
     yield bytes
   }
-  await assert.rejects(layOut(lying, { kind: 'dir', digest, size: bytes.byteLength }, join(directory.path, 'out')), {
-    code: 'MESH0502',
-  })
+  await assert.rejects(
+    layOut(lying, { kind: 'dir', digest, size: bytes.byteLength }, join(directory.path, 'out')),
+    {
+      code: 'MESH0502',
+    },
+  )
 })
 
 test('files: too deep a directory is refused', async () => {

@@ -12,7 +12,10 @@ test('provider-table: names providers, newest first', () => {
   table.add(a, 'x', 1)
   table.add(a, 'y', 2)
   table.add(a, 'x', 3)
-  assert.deepEqual(table.of(a), [{ peerId: 'x', atMs: 3 }, { peerId: 'y', atMs: 2 }])
+  assert.deepEqual(table.of(a), [
+    { peerId: 'x', atMs: 3 },
+    { peerId: 'y', atMs: 2 },
+  ])
   assert.deepEqual(table.of(b), [])
 })
 
@@ -20,7 +23,10 @@ test('provider-table: forgets a record and a peer', () => {
   const table = new ProviderTable()
   for (const digest of [a, b]) for (const peerId of ['x', 'y']) table.add(digest, peerId, 1)
   table.forget('x', a)
-  assert.deepEqual(table.of(a).map(({ peerId }) => peerId), ['y'])
+  assert.deepEqual(
+    table.of(a).map(({ peerId }) => peerId),
+    ['y'],
+  )
   table.forgetPeer('y')
   assert.deepEqual([table.of(a), table.of(b).length, table.size], [[], 1, 1])
 })

@@ -28,7 +28,6 @@ const READY = {
 function smallDaemon(options: { start?: () => Promise<void> } = {}) {
   const drained = Promise.withResolvers<void>()
   const stopped = Promise.withResolvers<void>()
-  const failed = Promise.withResolvers<Error>()
   const calls: string[] = []
   const daemon: Daemon = {
     ready: { ...READY, listen: [...READY.listen], protocols: [] },
@@ -40,7 +39,6 @@ function smallDaemon(options: { start?: () => Promise<void> } = {}) {
       calls.push('stop')
       return stopped.promise
     },
-    failed: failed.promise,
     summary: ['worker    2 cpus'],
   }
   const startDaemon: StartDaemon = async (_, config) => {
@@ -48,7 +46,7 @@ function smallDaemon(options: { start?: () => Promise<void> } = {}) {
     await options.start?.()
     return daemon
   }
-  return { startDaemon, calls, drained, stopped, failed }
+  return { startDaemon, calls, drained, stopped }
 }
 
 /** A process of which everything is seen. */
@@ -211,18 +209,6 @@ test('main: an error at the start is told, with its exit code', async () => {
     assert.match(process.err.join(), text)
     assert.deepEqual(process.messages(), ['the daemon could not be started'])
   }
-})
-
-test('main: a daemon that fails is stopped, and the reason told', async () => {
-  const daemon = smallDaemon()
-  daemon.stopped.resolve()
-  const process = smallSystem(daemon.startDaemon)
-  const code = runNode([], process.system)
-  await until(() => process.messages().length === 1)
-  daemon.failed.resolve(new MeshError('MESH0503', 'no room for the journal'))
-  assert.equal(await code, 73)
-  assert.deepEqual(daemon.calls.slice(1), ['stop'])
-  assert.match(process.err.join(), /^error\[MESH0503\]: no room for the journal/)
 })
 
 test('main: what nobody caught ends the process with 70', async () => {

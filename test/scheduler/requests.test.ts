@@ -483,3 +483,15 @@ test('scheduler: a sealed job does not take a node that walls in only another sy
   assert.equal(liveOf(world.step('r', 'a')).length, 0)
   assert(world.scheduler.queues.of(world.step('r', 'a').job ?? assert.fail()) !== undefined, 'it still waits')
 })
+
+test('scheduler: a run that ends well before its cancellation took effect is kept for others', () => {
+  const world = new World()
+  const node = world.node('n1')
+  world.submit('r1', [derivation('a')])
+  node.take()
+  world.cancel('r1')
+  node.build()
+  world.submit('r2', [derivation('a')])
+  assert.deepEqual([world.request('r2').state, world.step('r2', 'a').cached], ['done', true])
+  assert.equal(world.grantCount, 1)
+})

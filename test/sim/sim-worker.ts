@@ -86,15 +86,12 @@ export class SimWorker {
   #isAsked = false
   #heardAtMs = 0
   #userland: Environment
-  /** The most processors that it has told of in this life: what it may be given. */
-  #cpusTold: number
 
   constructor(sim: Simulation, machine: Machine) {
     this.#sim = sim
     this.machine = machine
     this.peerId = peerOf(machine.name)
     this.cpus = machine.cpus
-    this.#cpusTold = machine.cpus
     this.#userland = machine.environment
   }
 
@@ -106,7 +103,6 @@ export class SimWorker {
     this.#boot += 1
     this.#userland = environment
     this.#probed.clear()
-    this.#cpusTold = this.cpus
     this.#dialSoon()
     this.#beat(this.#boot)
   }
@@ -195,7 +191,6 @@ export class SimWorker {
     const owner = this.#sim.owner
     if (!this.isUp || connection === undefined || owner === undefined) return
     this.#syncSeq += 1
-    this.#cpusTold = Math.max(this.#cpusTold, this.cpus)
     const message: SyncMessage = {
       type: 'sync',
       seq: this.#syncSeq,
@@ -265,9 +260,10 @@ export class SimWorker {
       cpus += other.lease.cpus
       memoryBytes += other.lease.memoryBytes
     }
+    // What was granted before its processors became fewer goes on.
     this.#sim.check(
-      cpus <= this.#cpusTold && memoryBytes <= this.machine.memoryBytes,
-      `${this.machine.name} runs ${cpus} cpus and ${memoryBytes} bytes at once, it has ${this.#cpusTold} and ${this.machine.memoryBytes}`,
+      cpus <= this.machine.cpus && memoryBytes <= this.machine.memoryBytes,
+      `${this.machine.name} runs ${cpus} cpus and ${memoryBytes} bytes at once, it has ${this.machine.cpus} and ${this.machine.memoryBytes}`,
     )
     this.#after(run, this.#sim.dice.between(5, 300), () => this.#fetch(run))
     return true

@@ -25,7 +25,11 @@ function newSigner(): Signer {
 const builder = newSigner()
 const owner = newSigner()
 
-function resultOf(action: Digest, jobKey: Digest, changes: Partial<ActionResult> = {}): ActionResult {
+function resultOf(
+  action: Digest,
+  jobKey: Digest,
+  changes: Partial<ActionResult> = {},
+): ActionResult {
   return {
     v: 1,
     action,
@@ -41,8 +45,10 @@ function resultOf(action: Digest, jobKey: Digest, changes: Partial<ActionResult>
     ...changes,
   }
 }
-const signed = (result: ActionResult): SignedResult => countersignResult(signResult(result, builder), owner)
+const signed = (result: ActionResult): SignedResult =>
+  countersignResult(signResult(result, builder), owner)
 const job = sha256('job')
+const key = (action: Digest): Buffer => Buffer.concat([Buffer.from('a'), digestBytes(action)])
 
 test('action-cache: finds by action and by job, also after a restart', async () => {
   using directory = temporaryDirectory()
@@ -51,12 +57,17 @@ test('action-cache: finds by action and by job, also after a restart', async () 
     await using cache = await openActionCache({ log }, { directory: directory.path })
     for (const action of actions) await cache.put(signed(resultOf(action, job)))
     assert.equal(await cache.find(sha256('other')), undefined)
-    await assert.rejects(openActionCache({ log }, { directory: directory.path }), { code: 'MESH0105' })
+    await assert.rejects(openActionCache({ log }, { directory: directory.path }), {
+      code: 'MESH0105',
+    })
   }
   await using cache = await openActionCache({ log }, { directory: directory.path })
   assert.equal(cache.count, 10)
   assert.deepEqual(await cache.actionsOf(job), actions.toReversed().slice(0, 8))
-  assert.deepEqual((await cache.find(sha256('action 3')))?.result, resultOf(sha256('action 3'), job))
+  assert.deepEqual(
+    (await cache.find(sha256('action 3')))?.result,
+    resultOf(sha256('action 3'), job),
+  )
 })
 
 test('action-cache: takes only successes with both signatures', async () => {
@@ -82,8 +93,10 @@ test('action-cache: does not believe its own disk', async () => {
     await using cache = await openActionCache({ log }, { directory: directory.path })
     await cache.put(signed(resultOf(sha256('x'), job)))
   }
-  const db = new Level<Uint8Array, Uint8Array>(directory.path, { keyEncoding: 'view', valueEncoding: 'view' })
-  const key = (action: Digest): Buffer => Buffer.concat([Buffer.from('a'), digestBytes(action)])
+  const db = new Level<Uint8Array, Uint8Array>(directory.path, {
+    keyEncoding: 'view',
+    valueEncoding: 'view',
+  })
   await db.put(key(sha256('x')), encodeSignedResult(signed(resultOf(sha256('y'), job))))
   await db.put(key(sha256('z')), Buffer.from('garbage'))
   await db.close()

@@ -16,7 +16,11 @@ interface Pair extends Disposable {
   readonly answererChannel: MemoryChannel
 }
 
-function pair(answering: CasLinkOptions, asking: CasLinkOptions = {}, clock: Clock = systemClock()): Pair {
+function pair(
+  answering: CasLinkOptions,
+  asking: CasLinkOptions = {},
+  clock: Clock = systemClock(),
+): Pair {
   const [askerChannel, answererChannel] = memoryChannels()
   const asker = openCasLink({ channel: askerChannel, clock, log }, asking)
   const answerer = openCasLink({ channel: answererChannel, clock, log }, answering)
@@ -24,7 +28,11 @@ function pair(answering: CasLinkOptions, asking: CasLinkOptions = {}, clock: Clo
 }
 
 /** An asker against frames written by hand. */
-async function against(clock: Clock): Promise<{ link: CasLink; remote: MemoryChannel; next: () => Promise<ReturnType<typeof decodeCasFrame>> }> {
+async function against(clock: Clock): Promise<{
+  link: CasLink
+  remote: MemoryChannel
+  next: () => Promise<ReturnType<typeof decodeCasFrame>>
+}> {
   const [channel, remote] = memoryChannels()
   const link = openCasLink({ channel, clock, log }, {})
   await remote.send(encodeCasMessage({ type: 'hello', v: 1, features: ['later'] }))
@@ -36,8 +44,11 @@ async function against(clock: Clock): Promise<{ link: CasLink; remote: MemoryCha
   return { link, remote, next }
 }
 
-const fetchAll = async ({ source }: CasLink, ref: BlobRef, offsetBytes = 0): Promise<Buffer | undefined> =>
-  readAll(await source.fetch(ref, { offsetBytes, signal: never }))
+const fetchAll = async (
+  { source }: CasLink,
+  ref: BlobRef,
+  offsetBytes = 0,
+): Promise<Buffer | undefined> => readAll(await source.fetch(ref, { offsetBytes, signal: never }))
 
 test('cas-link: fetches blobs of any size, from any offset, in both directions', async () => {
   const stores = [openMemoryBlobStore(), openMemoryBlobStore()] as const
@@ -58,7 +69,8 @@ test('cas-link: tells what is there, and what is not', async () => {
   const store = openMemoryBlobStore()
   const secret = await store.put(text('secret'))
   const refs = []
-  for (let at = 0; at < 5000; at++) refs.push(at % 3 === 0 ? refOf(text(`absent ${at}`)) : await store.put(text(`blob ${at}`)))
+  for (let at = 0; at < 5000; at++)
+    refs.push(at % 3 === 0 ? refOf(text(`absent ${at}`)) : await store.put(text(`blob ${at}`)))
   using link = pair({ store, mayRead: (digest) => digest !== secret.digest })
   const { source } = link.asker
   assert(source.has !== undefined && source.fetchMany !== undefined)
@@ -72,7 +84,7 @@ test('cas-link: tells what is there, and what is not', async () => {
   assert.equal(await fetchAll(link.asker, secret), undefined)
   assert.equal(await fetchAll(link.asker, refOf(text('absent'))), undefined)
   // Of another size it is another blob.
-  assert.equal(await fetchAll(link.asker, { ...refs[1] ?? assert.fail(), size: 3 }), undefined)
+  assert.equal(await fetchAll(link.asker, { ...(refs[1] ?? assert.fail()), size: 3 }), undefined)
 })
 
 test('cas-link: ten thousand small blobs take few messages', async () => {
@@ -80,9 +92,15 @@ test('cas-link: ten thousand small blobs take few messages', async () => {
   const refs = []
   for (let at = 0; at < 10_000; at++) refs.push(await store.put(bytesOf(4096, at)))
   using link = pair({ store })
-  assert.equal((await toArray(link.asker.source.fetchMany?.(refs, { signal: never }) ?? assert.fail())).length, 10_000)
+  assert.equal(
+    (await toArray(link.asker.source.fetchMany?.(refs, { signal: never }) ?? assert.fail())).length,
+    10_000,
+  )
   assert(link.askerChannel.sent.frames <= 25, `${link.askerChannel.sent.frames} frames asked`)
-  assert(link.answererChannel.sent.frames <= 400, `${link.answererChannel.sent.frames} frames answered`)
+  assert(
+    link.answererChannel.sent.frames <= 400,
+    `${link.answererChannel.sent.frames} frames answered`,
+  )
 })
 
 test('cas-link: a small blob does not wait behind a big one', async () => {
@@ -90,7 +108,8 @@ test('cas-link: a small blob does not wait behind a big one', async () => {
   const big = await store.put(bytesOf(64_000_000))
   const small = await store.put(text('urgent'))
   using link = pair({ store })
-  const bigPieces = (await link.asker.source.fetch(big, { offsetBytes: 0, signal: never })) ?? assert.fail()
+  const bigPieces =
+    (await link.asker.source.fetch(big, { offsetBytes: 0, signal: never })) ?? assert.fail()
   let before = 0
   let smallAt: number | undefined
   for await (const piece of bigPieces) {
@@ -107,7 +126,10 @@ test('cas-link: a reader that stops holds up nobody and no memory', async () => 
   using link = pair({ store })
   const pieces = await link.asker.source.fetch(big, { offsetBytes: 0, signal: never })
   for (let turn = 0; turn < 1000; turn++) await turnOver()
-  assert(link.answererChannel.sent.bytes < 5 * 1024 * 1024, `${link.answererChannel.sent.bytes} bytes sent unread`)
+  assert(
+    link.answererChannel.sent.bytes < 5 * 1024 * 1024,
+    `${link.answererChannel.sent.bytes} bytes sent unread`,
+  )
   assert.deepEqual(await fetchAll(link.asker, small), text('other'))
   assert.equal((await readAll(pieces))?.byteLength, 64_000_000)
 })
@@ -124,7 +146,9 @@ test('cas-link: cancelling stops the bytes', async () => {
   assert(link.answererChannel.sent.bytes < 5 * 1024 * 1024)
   // Leaving the loop is cancelling too, and gives all room back: sixty times more than there is.
   for (let round = 0; round < 60; round++)
-    for await (const _ of (await link.asker.source.fetch(big, { offsetBytes: 0, signal: never })) ?? []) break
+    for await (const _ of (await link.asker.source.fetch(big, { offsetBytes: 0, signal: never })) ??
+      [])
+      break
   assert((await fetchAll(link.asker, big))?.byteLength === 64_000_000)
 })
 
@@ -134,7 +158,8 @@ test('cas-link: an evicted blob ends its request only', async () => {
   const small = await store.put(text('stays'))
   using link = pair({ store })
   assert.deepEqual(await link.asker.source.has?.([big.digest], { signal: never }), [true])
-  const pieces = (await link.asker.source.fetch(big, { offsetBytes: 0, signal: never })) ?? assert.fail()
+  const pieces =
+    (await link.asker.source.fetch(big, { offsetBytes: 0, signal: never })) ?? assert.fail()
   await store.delete(big.digest)
   await assert.rejects(readAll(pieces), { name: 'SourceError', reason: 'failed' })
   assert.equal(await fetchAll(link.asker, big), undefined)
@@ -150,14 +175,20 @@ test('cas-link: an offer is fetched from here', async () => {
       store: other,
       async onOffer(offered, source, signal) {
         for (const ref of await other.missing(offered))
-          await other.put((await source.fetch(ref, { offsetBytes: 0, signal })) ?? assert.fail(), ref)
+          await other.put(
+            (await source.fetch(ref, { offsetBytes: 0, signal })) ?? assert.fail(),
+            ref,
+          )
       },
     },
     { store },
   )
   await link.asker.offer(refs, { signal: never })
   assert.deepEqual(await other.missing(refs), [])
-  await assert.rejects(link.answerer.offer(refs, { signal: never }), { name: 'SourceError', message: /not taken here/ })
+  await assert.rejects(link.answerer.offer(refs, { signal: never }), {
+    name: 'SourceError',
+    message: /not taken here/,
+  })
   link.asker.close()
   await assert.rejects(link.asker.offer(refs, { signal: never }), { reason: 'failed' })
 })
@@ -170,7 +201,9 @@ test('cas-link: a peer that dies fails what is open, and what comes later', asyn
   link.answererChannel.close()
   await assert.rejects(readAll(pieces), { reason: 'failed' })
   await assert.rejects(fetchAll(link.asker, big), { reason: 'failed' })
-  await assert.rejects(link.asker.source.has?.([big.digest], { signal: never }) ?? assert.fail(), { reason: 'failed' })
+  await assert.rejects(link.asker.source.has?.([big.digest], { signal: never }) ?? assert.fail(), {
+    reason: 'failed',
+  })
   await link.asker.closed
   await link.answerer.closed
 })
@@ -186,7 +219,8 @@ test('cas-link: a silent peer stalls requests, not for ever', async () => {
     link.offer([ref], { signal: never }),
   ]
   for (const request of requests) request.catch(() => undefined)
-  for (const request of requests) await assert.rejects(clock.run(request, 500), { name: 'SourceError', reason: 'stalled' })
+  for (const request of requests)
+    await assert.rejects(clock.run(request, 500), { name: 'SourceError', reason: 'stalled' })
   assert(clock.nowMs() <= 20_000)
 })
 
@@ -210,7 +244,9 @@ test('cas-link: what was not asked for is refused', async () => {
     const again = fetchAll(link, ref)
     for (let message = await next(); ; message = await next())
       if (message?.type === 'get') {
-        await remote.send(encodeData([{ id: message.id, item: 0, offset: 0, isLast: true, bytes: bytesOf(1000) }]))
+        await remote.send(
+          encodeData([{ id: message.id, item: 0, offset: 0, isLast: true, bytes: bytesOf(1000) }]),
+        )
         break
       }
     assert.deepEqual(await again, bytesOf(1000))
@@ -246,7 +282,9 @@ test('cas-link: a peer that asks without end and reads nothing is cut off', asyn
   const { digest } = refOf(text('x'))
   for (let id = 0; id < 200; id++)
     remote
-      .send(encodeCasMessage({ type: 'get', id, items: [{ digest, size: 1, offset: 0, length: 1 }] }))
+      .send(
+        encodeCasMessage({ type: 'get', id, items: [{ digest, size: 1, offset: 0, length: 1 }] }),
+      )
       .catch(() => undefined)
   await link.closed
 })

@@ -22,12 +22,23 @@ class FakeSource implements BlobSource {
   readonly asked: { digest: Digest; offsetBytes: number }[] = []
   readonly fetchMany?: NonNullable<BlobSource['fetchMany']>
   batches = 0
-  readonly #give: (ref: BlobRef, offsetBytes: number, signal: AbortSignal) => AsyncIterable<Uint8Array> | undefined
+  readonly #give: (
+    ref: BlobRef,
+    offsetBytes: number,
+    signal: AbortSignal,
+  ) => AsyncIterable<Uint8Array> | undefined
 
   constructor(
     name: string,
-    give: (ref: BlobRef, offsetBytes: number, signal: AbortSignal) => AsyncIterable<Uint8Array> | undefined,
-    options: { readonly kind?: 'peer' | 'mirror'; readonly many?: NonNullable<BlobSource['fetchMany']> } = {},
+    give: (
+      ref: BlobRef,
+      offsetBytes: number,
+      signal: AbortSignal,
+    ) => AsyncIterable<Uint8Array> | undefined,
+    options: {
+      readonly kind?: 'peer' | 'mirror'
+      readonly many?: NonNullable<BlobSource['fetchMany']>
+    } = {},
   ) {
     this.name = name
     this.kind = options.kind ?? 'peer'
@@ -49,11 +60,17 @@ class FakeSource implements BlobSource {
   }
 }
 
-async function* pieces(bytes: Uint8Array, from = 0, to = bytes.byteLength): AsyncGenerator<Uint8Array> {
+async function* pieces(
+  bytes: Uint8Array,
+  from = 0,
+  to = bytes.byteLength,
+): AsyncGenerator<Uint8Array> {
   for (let at = from; at < to; at += 10_000) yield bytes.subarray(at, Math.min(at + 10_000, to))
 }
 async function* silence(signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
+  await new Promise((_, reject) =>
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true }),
+  )
   yield new Uint8Array()
 }
 
@@ -100,27 +117,51 @@ test('fetcher: asks its own store, then hints, then who is located, then mirrors
     },
   })
   const hint = without('hint')
-  assert.deepEqual(await fetcher.fetch(REF, { hints: [hint], signal: never }), { from: 'mirror', bytes: 300_000 })
+  assert.deepEqual(await fetcher.fetch(REF, { hints: [hint], signal: never }), {
+    from: 'mirror',
+    bytes: 300_000,
+  })
   assert.deepEqual([hint.asked.length, located, mirror.asked.length], [1, 1, 1])
-  assert.deepEqual(await fetcher.fetch(REF, { hints: [hint], signal: never }), { from: 'local', bytes: 300_000 })
+  assert.deepEqual(await fetcher.fetch(REF, { hints: [hint], signal: never }), {
+    from: 'local',
+    bytes: 300_000,
+  })
   assert.deepEqual(fetcher.totals, { peer: 0, mirror: 300_000 })
   await store.delete(REF.digest)
   const peer = good('peer')
-  assert.deepEqual(await fetcher.fetch(REF, { hints: [peer], signal: never }), { from: 'peer', bytes: 300_000 })
+  assert.deepEqual(await fetcher.fetch(REF, { hints: [peer], signal: never }), {
+    from: 'peer',
+    bytes: 300_000,
+  })
   assert.deepEqual([located, mirror.asked.length], [1, 1])
 })
 
 test('fetcher: says what each source said when none has it', async () => {
-  const { fetcher } = setUp({ mirrors: [new FakeSource('http://mirror', () => { throw new SourceError('failed', 'answered 500') }, { kind: 'mirror' })] })
-  await assert.rejects(fetcher.fetch(REF, { hints: [without('peer-a'), lying('peer-b')], signal: never }), (error: Error) => {
-    assert('code' in error && error.code === 'MESH0501')
-    assert.match(error.message, new RegExp(cidOf(REF.digest)))
-    assert.match(error.message, /peer-a: does not have it/)
-    assert.match(error.message, /peer-b: sent wrong bytes/)
-    assert.match(error.message, /http:\/\/mirror: answered 500/)
-    return true
+  const { fetcher } = setUp({
+    mirrors: [
+      new FakeSource(
+        'http://mirror',
+        () => {
+          throw new SourceError('failed', 'answered 500')
+        },
+        { kind: 'mirror' },
+      ),
+    ],
   })
-  await assert.rejects(setUp().fetcher.fetch(REF, { signal: never }), { message: /no source is known/ })
+  await assert.rejects(
+    fetcher.fetch(REF, { hints: [without('peer-a'), lying('peer-b')], signal: never }),
+    (error: Error) => {
+      assert('code' in error && error.code === 'MESH0501')
+      assert.match(error.message, new RegExp(cidOf(REF.digest)))
+      assert.match(error.message, /peer-a: does not have it/)
+      assert.match(error.message, /peer-b: sent wrong bytes/)
+      assert.match(error.message, /http:\/\/mirror: answered 500/)
+      return true
+    },
+  )
+  await assert.rejects(setUp().fetcher.fetch(REF, { signal: never }), {
+    message: /no source is known/,
+  })
 })
 
 test('fetcher: wrong bytes of the right length are kept nowhere, their source is banned', async () => {
@@ -129,9 +170,18 @@ test('fetcher: wrong bytes of the right length are kept nowhere, their source is
     const { store, fetcher } = setUp({ clock })
     const liar = lying('liar', from)
     const honest = good('honest')
-    assert.deepEqual(await fetcher.fetch(REF, { hints: [liar, honest], signal: never }), { from: 'peer', bytes: 300_000 })
+    assert.deepEqual(await fetcher.fetch(REF, { hints: [liar, honest], signal: never }), {
+      from: 'peer',
+      bytes: 300_000,
+    })
     assert.deepEqual(store.stats(), { count: 1, bytes: 300_000 })
-    for (const [minutes, asked] of [[0, 1], [9, 1], [2, 2], [19, 2], [2, 3]] as const) {
+    for (const [minutes, asked] of [
+      [0, 1],
+      [9, 1],
+      [2, 2],
+      [19, 2],
+      [2, 3],
+    ] as const) {
       clock.step(minutes * 60_000)
       await store.delete(REF.digest)
       await fetcher.fetch(REF, { hints: [liar, honest], signal: never })
@@ -161,7 +211,10 @@ test('fetcher: a lone source that breaks off is asked for the rest', async () =>
     })()
   })
   await fetcher.fetch(REF, { hints: [flaky], signal: never })
-  assert.deepEqual(flaky.asked.map(({ offsetBytes }) => offsetBytes), [0, 100_000, 200_000])
+  assert.deepEqual(
+    flaky.asked.map(({ offsetBytes }) => offsetBytes),
+    [0, 100_000, 200_000],
+  )
 })
 
 test('fetcher: of two that gave one blob together, the one that lied is found', async () => {
@@ -215,7 +268,9 @@ test('fetcher: a slow source is left when another is there, and kept when none i
   const atOnce = new FakeSource('slow after the first', (_, offsetBytes) =>
     (async function* () {
       yield BYTES.subarray(offsetBytes, offsetBytes + 10_000)
-      yield* (await crawling().fetch(REF, { offsetBytes: offsetBytes + 10_000, signal: never })) ?? []
+      yield* (
+        (await crawling().fetch(REF, { offsetBytes: offsetBytes + 10_000, signal: never })) ?? []
+      )
     })(),
   )
   const startedAtMs = clock.nowMs()
@@ -228,7 +283,9 @@ test('fetcher: a slow source is left when another is there, and kept when none i
 test('fetcher: eight who want one blob ask once', async () => {
   const { fetcher } = setUp()
   const origin = good('origin')
-  const results = await Promise.all(Array.from({ length: 8 }, () => fetcher.fetch(REF, { hints: [origin], signal: never })))
+  const results = await Promise.all(
+    Array.from({ length: 8 }, () => fetcher.fetch(REF, { hints: [origin], signal: never })),
+  )
   assert.equal(origin.asked.length, 1)
   assert.equal(results.filter(({ from }) => from === 'peer').length, 1)
 })
@@ -266,9 +323,18 @@ test('fetcher: never more than eight at a time', async () => {
 })
 
 test('fetcher: small blobs travel in batches, absent and wrong ones are looked for elsewhere', async () => {
-  const mirror = new FakeSource('mirror', (ref) => pieces(contents.get(ref.digest) ?? assert.fail()), { kind: 'mirror' })
+  const mirror = new FakeSource(
+    'mirror',
+    (ref) => pieces(contents.get(ref.digest) ?? assert.fail()),
+    { kind: 'mirror' },
+  )
   const { store, fetcher } = setUp({ mirrors: [mirror] })
-  const contents = new Map(Array.from({ length: 3000 }, (_, at) => text(`small ${at}`)).map((bytes) => [sha256(bytes), bytes]))
+  const contents = new Map(
+    Array.from({ length: 3000 }, (_, at) => text(`small ${at}`)).map((bytes) => [
+      sha256(bytes),
+      bytes,
+    ]),
+  )
   const refs = [...contents.values()].map(refOf)
   const first = refs[0] ?? assert.fail()
   await store.put(contents.get(first.digest) ?? assert.fail())
@@ -284,7 +350,10 @@ test('fetcher: small blobs travel in batches, absent and wrong ones are looked f
   assert.equal(peer.asked.length, 0, 'it was not asked again for what it did not give')
   assert.equal(mirror.asked.length, 10 + 10 + 9)
   assert.equal(sum.local, first.size)
-  assert.equal(sum.local + sum.peer + sum.mirror, refs.reduce((total, { size }) => total + size, 0))
+  assert.equal(
+    sum.local + sum.peer + sum.mirror,
+    refs.reduce((total, { size }) => total + size, 0),
+  )
 
   const other = setUp({ mirrors: [mirror] })
   const liar = new FakeSource('liar', () => undefined, {
@@ -300,7 +369,12 @@ test('fetcher: small blobs travel in batches, absent and wrong ones are looked f
 
 test('fetcher: two who want the same batch get it once', async () => {
   const { fetcher } = setUp()
-  const contents = new Map(Array.from({ length: 500 }, (_, at) => text(`shared ${at}`)).map((bytes) => [sha256(bytes), bytes]))
+  const contents = new Map(
+    Array.from({ length: 500 }, (_, at) => text(`shared ${at}`)).map((bytes) => [
+      sha256(bytes),
+      bytes,
+    ]),
+  )
   const refs = [...contents.values()].map(refOf)
   const peer = new FakeSource('peer', () => undefined, {
     async *many(wanted) {
@@ -308,7 +382,10 @@ test('fetcher: two who want the same batch get it once', async () => {
     },
   })
   await Promise.all([1, 2, 3].map(() => fetcher.fetchAll(refs, { hints: [peer], signal: never })))
-  assert.equal(fetcher.totals.peer, refs.reduce((total, { size }) => total + size, 0))
+  assert.equal(
+    fetcher.totals.peer,
+    refs.reduce((total, { size }) => total + size, 0),
+  )
 })
 
 test('fetcher: abort leaves at once and frees everything', async () => {
@@ -333,7 +410,10 @@ test('fetcher: a full disk is told as such, and no source is blamed', async () =
 test('fetcher: a reference with a wrong size blames nobody', async () => {
   const { store, fetcher } = setUp()
   await store.put(BYTES)
-  await assert.rejects(fetcher.fetch({ ...REF, size: 5 }, { signal: never }), { code: 'MESH0501', message: /has 300000 bytes, not 5/ })
+  await assert.rejects(fetcher.fetch({ ...REF, size: 5 }, { signal: never }), {
+    code: 'MESH0501',
+    message: /has 300000 bytes, not 5/,
+  })
 })
 
 /** Both ends of a link in memory, and a store behind the far one. */
@@ -345,14 +425,18 @@ function remote(store: BlobStore): { source: BlobSource; frames: () => number; k
 }
 
 async function ingestInto(store: BlobStore, path: string): Promise<Entry> {
-  return ingest(hashingSink(async ({ ref, open }) => void (await store.put(open(), ref))), path)
+  return ingest(
+    hashingSink(async ({ ref, open }) => void (await store.put(open(), ref))),
+    path,
+  )
 }
 
 test('fetcher: a tree of ten thousand files takes few messages, and a second time only what is missing', async () => {
   using directory = temporaryDirectory()
   for (let dir = 0; dir < 100; dir++) {
     mkdirSync(join(directory.path, `d${dir}`))
-    for (let file = 0; file < 100; file++) writeFileSync(join(directory.path, `d${dir}/f${file}`), `${dir} ${file}`)
+    for (let file = 0; file < 100; file++)
+      writeFileSync(join(directory.path, `d${dir}/f${file}`), `${dir} ${file}`)
   }
   const origin = openMemoryBlobStore()
   const entry = await ingestInto(origin, directory.path)
@@ -370,7 +454,8 @@ test('fetcher: a tree of ten thousand files takes few messages, and a second tim
 
 test('fetcher: a peer that is killed in the middle of a tree is replaced', async () => {
   using directory = temporaryDirectory()
-  for (let file = 0; file < 3000; file++) writeFileSync(join(directory.path, `f${file}`), bytesOf(2000, file))
+  for (let file = 0; file < 3000; file++)
+    writeFileSync(join(directory.path, `f${file}`), bytesOf(2000, file))
   writeFileSync(join(directory.path, 'big'), BYTES)
   const origin = openMemoryBlobStore()
   const entry = await ingestInto(origin, directory.path)
@@ -388,7 +473,9 @@ test('fetcher: a tree that is none is refused', async () => {
   const { store, fetcher } = setUp()
   const bytes = text('no tree')
   await store.put(bytes)
-  await assert.rejects(fetcher.fetchTree({ kind: 'dir', ...refOf(bytes) }, { signal: never }), { code: 'MESH0210' })
+  await assert.rejects(fetcher.fetchTree({ kind: 'dir', ...refOf(bytes) }, { signal: never }), {
+    code: 'MESH0210',
+  })
   await assert.rejects(
     fetcher.fetchTree({ kind: 'dir', digest: sha256('x'), size: 2 ** 40 }, { signal: never }),
     (error: Error) => 'code' in error && (error.code === 'MESH0210' || error.code === 'MESH0501'),
@@ -399,5 +486,7 @@ test('fetcher: a tree that is none is refused', async () => {
     const ref = await store.put(encodeTree(child))
     child = [{ name: 'd', entry: { kind: 'dir', ...ref } }]
   }
-  await assert.rejects(fetcher.fetchTree(child[0]?.entry ?? assert.fail(), { signal: never }), { code: 'MESH0210' })
+  await assert.rejects(fetcher.fetchTree(child[0]?.entry ?? assert.fail(), { signal: never }), {
+    code: 'MESH0210',
+  })
 })

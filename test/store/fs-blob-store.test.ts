@@ -21,7 +21,14 @@ import { systemClock } from '../../src/base/clock.ts'
 import type { BlobStore } from '../../src/store/blob-store.ts'
 import { openFsBlobStore } from '../../src/store/fs-blob-store.ts'
 import type { Digest } from '../../src/wire/digest.ts'
-import { blobStoreContract, bytesOf, inPieces, readAll, refOf, text } from '../contract/blob-store.ts'
+import {
+  blobStoreContract,
+  bytesOf,
+  inPieces,
+  readAll,
+  refOf,
+  text,
+} from '../contract/blob-store.ts'
 import { log, StepClock, temporaryDirectory } from './support.ts'
 
 const open = (directory: string): Promise<BlobStore> =>
@@ -106,7 +113,10 @@ test('fs-blob-store: a truncated or vanished file is no blob', async () => {
     const truncated = await store.put(bytesOf(size))
     chmodSync(pathIn(directory.path, truncated.digest), 0o644)
     truncateSync(pathIn(directory.path, truncated.digest), size - 1)
-    assert.equal(size === 100 ? await store.read(truncated.digest, size) : await store.open(truncated.digest), undefined)
+    assert.equal(
+      size === 100 ? await store.read(truncated.digest, size) : await store.open(truncated.digest),
+      undefined,
+    )
     assert.equal(await store.has(truncated.digest), false)
     const vanished = await store.put(bytesOf(size, 2))
     rmSync(pathIn(directory.path, vanished.digest))
@@ -187,7 +197,10 @@ test('fs-blob-store: after a crash hashes what is newer than the checkpoint, and
     await store.put(bytesOf(1000, 3))
   }
   // As if power had failed: the last checkpoint is the old one, and contents did not reach the disk.
-  writeFileSync(join(directory.path, 'checkpoint.json'), checkpoint.replace('"clean":true', '"clean":false'))
+  writeFileSync(
+    join(directory.path, 'checkpoint.json'),
+    checkpoint.replace('"clean":true', '"clean":false'),
+  )
   for (const { digest } of [old, fresh]) {
     chmodSync(pathIn(directory.path, digest), 0o644)
     writeFileSync(pathIn(directory.path, digest), new Uint8Array(1000))
@@ -216,45 +229,60 @@ for (let at = Number(first); ; at++) {
 }
 `
 
-test('fs-blob-store: a process killed at any moment leaves whole blobs only', { timeout: 60_000 }, async () => {
-  using directory = temporaryDirectory()
-  const stored = new Map<string, number>()
-  for (let round = 0; round < 8; round++) {
-    const child = spawn(process.execPath, ['--input-type=module', '-e', WRITER, directory.path, String(round * 1000)], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    })
-    let output = ''
-    let lines = 0
-    child.stdout.setEncoding('utf8')
-    for await (const piece of child.stdout) {
-      output += String(piece)
-      lines = output.split('\n').length - 1
-      if (lines > 5 + round * 7) child.kill('SIGKILL')
+test(
+  'fs-blob-store: a process killed at any moment leaves whole blobs only',
+  { timeout: 60_000 },
+  async () => {
+    using directory = temporaryDirectory()
+    const stored = new Map<string, number>()
+    for (let round = 0; round < 8; round++) {
+      const child = spawn(
+        process.execPath,
+        ['--input-type=module', '-e', WRITER, directory.path, String(round * 1000)],
+        {
+          stdio: ['ignore', 'pipe', 'inherit'],
+        },
+      )
+      let output = ''
+      let lines = 0
+      child.stdout.setEncoding('utf8')
+      for await (const piece of child.stdout) {
+        output += String(piece)
+        lines = output.split('\n').length - 1
+        if (lines > 5 + round * 7) child.kill('SIGKILL')
+      }
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+      assert.equal(child.signalCode, 'SIGKILL')
+      for (const line of output.split('\n').slice(0, lines)) {
+        const [digest = '', size] = line.split(' ')
+        stored.set(digest, Number(size))
+      }
+      await using store = await open(directory.path)
+      let count = 0
+      for await (const { digest, size } of store.list()) {
+        count++
+        const bytes = await store.read(digest, size)
+        assert.deepEqual(refOf(bytes ?? new Uint8Array()), { digest, size })
+        stored.delete(digest)
+      }
+      // What it told to be stored is there: only a power cut may take it.
+      assert.deepEqual([...stored], [])
+      assert.equal(store.stats().count, count)
+      assert.deepEqual(readdirSync(join(directory.path, 'tmp')), [])
     }
-    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
-    assert.equal(child.signalCode, 'SIGKILL')
-    for (const line of output.split('\n').slice(0, lines)) {
-      const [digest = '', size] = line.split(' ')
-      stored.set(digest, Number(size))
-    }
-    await using store = await open(directory.path)
-    let count = 0
-    for await (const { digest, size } of store.list()) {
-      count++
-      const bytes = await store.read(digest, size)
-      assert.deepEqual(refOf(bytes ?? new Uint8Array()), { digest, size })
-      stored.delete(digest)
-    }
-    // What it told to be stored is there: only a power cut may take it.
-    assert.deepEqual([...stored], [])
-    assert.equal(store.stats().count, count)
-    assert.deepEqual(readdirSync(join(directory.path, 'tmp')), [])
-  }
-})
+  },
+)
 
 test('fs-blob-store: a full disk is told, leaves nothing, and passes', async (context) => {
   using directory = temporaryDirectory()
-  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=8m,mode=755', 'none', directory.path])
+  const mounted = spawnSync('mount', [
+    '-t',
+    'tmpfs',
+    '-o',
+    'size=8m,mode=755',
+    'none',
+    directory.path,
+  ])
   if (mounted.status !== 0) {
     context.skip('mount of a tmpfs is not possible here')
     return
@@ -266,7 +294,10 @@ test('fs-blob-store: a full disk is told, leaves nothing, and passes', async (co
       await assert.rejects(store.put(inPieces(bytesOf(20_000_000))), { code: 'MESH0503' })
       await assert.rejects(store.put(bytesOf(20_000_000)), { code: 'MESH0503' })
       assert.deepEqual(readdirSync(join(directory.path, 'tmp')), [])
-      assert.deepEqual(Buffer.from((await store.read(small.digest, 100_000)) ?? []), bytesOf(100_000))
+      assert.deepEqual(
+        Buffer.from((await store.read(small.digest, 100_000)) ?? []),
+        bytesOf(100_000),
+      )
       await store.put(bytesOf(1_000_000))
     }
     await using store = await open(directory.path)

@@ -1,7 +1,6 @@
 /** Blobs over HTTP: our own routes, and servers that do what servers do. */
 import assert from 'node:assert/strict'
 import { createServer, type RequestListener } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { test, type TestContext } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import { request } from 'undici'
@@ -23,38 +22,56 @@ async function serve(context: TestContext, listener: RequestListener): Promise<s
     server.closeAllConnections()
     server.close()
   })
-  // A listening TCP server has such an address.
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  const address = server.address()
+  assert(typeof address === 'object' && address !== null)
+  return `http://127.0.0.1:${address.port}`
 }
 
 function serveStore(context: TestContext, store: BlobStore): Promise<string> {
   const routes = casRoutes({ store, actions: { find: async () => undefined }, log })
   return serve(context, (incoming, response) => {
-    void routes(incoming, response).then((isHandled) => {
-      if (!isHandled) response.writeHead(418).end()
-    })
+    const handle = async (): Promise<void> => {
+      if (!(await routes(incoming, response))) response.writeHead(418).end()
+    }
+    void handle()
   })
 }
 
-function source(context: TestContext, url: string, kind: 'peer' | 'mirror' = 'peer', clock: Clock = systemClock()): HttpSource {
+function source(
+  context: TestContext,
+  url: string,
+  kind: 'peer' | 'mirror' = 'peer',
+  clock: Clock = systemClock(),
+): HttpSource {
   const opened = openHttpSource({ clock }, { url, kind })
   context.after(() => opened[Symbol.asyncDispose]())
   return opened
 }
 
-const fetchAll = async (from: HttpSource, ref: BlobRef, offsetBytes = 0): Promise<Buffer | undefined> =>
-  readAll(await from.fetch(ref, { offsetBytes, signal: never }))
+const fetchAll = async (
+  from: HttpSource,
+  ref: BlobRef,
+  offsetBytes = 0,
+): Promise<Buffer | undefined> => readAll(await from.fetch(ref, { offsetBytes, signal: never }))
 
 test('http-routes: answers as a mirror does', async (context) => {
   const store = openMemoryBlobStore()
   const bytes = bytesOf(200_000)
   const { digest } = await store.put(bytes)
   const url = await serveStore(context, store)
-  const get = async (path: string, headers: Record<string, string> = {}, method: 'GET' | 'HEAD' | 'PUT' | 'POST' = 'GET') => {
+  const get = async (
+    path: string,
+    headers: Record<string, string> = {},
+    method: 'GET' | 'HEAD' | 'PUT' | 'POST' = 'GET',
+  ) => {
     const response = await request(`${url}${path}`, { method, headers })
     return { ...response, bytes: Buffer.from(await response.body.arrayBuffer()) }
   }
-  for (const path of [`/cas/${digest}`, `/cas/sha256/${digest.slice(0, 2)}/${digest}`, `/cas/${digest}?x=1`]) {
+  for (const path of [
+    `/cas/${digest}`,
+    `/cas/sha256/${digest.slice(0, 2)}/${digest}`,
+    `/cas/${digest}?x=1`,
+  ]) {
     const whole = await get(path)
     assert.equal(whole.statusCode, 200)
     assert.deepEqual(whole.bytes, bytes)
@@ -62,7 +79,10 @@ test('http-routes: answers as a mirror does', async (context) => {
     assert.equal(whole.headers['cache-control'], 'public, max-age=31536000, immutable')
   }
   const head = await get(`/cas/${digest}`, {}, 'HEAD')
-  assert.deepEqual([head.statusCode, head.headers['content-length'], head.bytes.length], [200, '200000', 0])
+  assert.deepEqual(
+    [head.statusCode, head.headers['content-length'], head.bytes.length],
+    [200, '200000', 0],
+  )
 
   const ranges: [string, number, number, number][] = [
     ['bytes=0-0', 206, 0, 1],
@@ -79,14 +99,21 @@ test('http-routes: answers as a mirror does', async (context) => {
     const part = await get(`/cas/${digest}`, { range })
     assert.equal(part.statusCode, status, range)
     assert.deepEqual(part.bytes, bytes.subarray(start, end), range)
-    if (status === 206) assert.equal(part.headers['content-range'], `bytes ${start}-${end - 1}/200000`)
+    if (status === 206)
+      assert.equal(part.headers['content-range'], `bytes ${start}-${end - 1}/200000`)
   }
   for (const range of ['bytes=200000-', 'bytes=-0']) {
     const beyond = await get(`/cas/${digest}`, { range })
     assert.deepEqual([beyond.statusCode, beyond.headers['content-range']], [416, 'bytes */200000'])
   }
-  assert.equal((await get(`/cas/${digest}`, { range: 'bytes=0-0', 'if-range': '"other"' })).statusCode, 200)
-  assert.equal((await get(`/cas/${digest}`, { 'if-none-match': `W/"x", "${digest}"` })).statusCode, 304)
+  assert.equal(
+    (await get(`/cas/${digest}`, { range: 'bytes=0-0', 'if-range': '"other"' })).statusCode,
+    200,
+  )
+  assert.equal(
+    (await get(`/cas/${digest}`, { 'if-none-match': `W/"x", "${digest}"` })).statusCode,
+    304,
+  )
 
   const statuses: [string, number][] = [
     [`/cas/${sha256('absent')}`, 404],
@@ -103,6 +130,12 @@ test('http-routes: answers as a mirror does', async (context) => {
   assert.equal((await get('/cas/batch', {}, 'POST')).statusCode, 400)
 })
 
+function size(value: number): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64BE(BigInt(value))
+  return bytes
+}
+
 test('http-routes: gives many small blobs at once', async (context) => {
   const store = openMemoryBlobStore()
   const small = await store.put(text('small'))
@@ -110,16 +143,20 @@ test('http-routes: gives many small blobs at once', async (context) => {
   const big = await store.put(bytesOf(300_000))
   const url = await serveStore(context, store)
   const digests = [small.digest, sha256('absent'), big.digest, empty.digest]
-  const { body, statusCode } = await request(`${url}/cas/batch`, { method: 'POST', body: encodeBatchRequest(digests) })
+  const { body, statusCode } = await request(`${url}/cas/batch`, {
+    method: 'POST',
+    body: encodeBatchRequest(digests),
+  })
   assert.equal(statusCode, 200)
-  const size = (value: number): Buffer => {
-    const bytes = Buffer.alloc(8)
-    bytes.writeBigUInt64BE(BigInt(value))
-    return bytes
-  }
   assert.deepEqual(
     Buffer.from(await body.arrayBuffer()),
-    Buffer.concat([digestBytes(small.digest), size(5), text('small'), digestBytes(empty.digest), size(0)]),
+    Buffer.concat([
+      digestBytes(small.digest),
+      size(5),
+      text('small'),
+      digestBytes(empty.digest),
+      size(0),
+    ]),
   )
   for (const payload of [Buffer.alloc(100_000), Buffer.of(0x80), Buffer.from('x')]) {
     const refused = await request(`${url}/cas/batch`, { method: 'POST', body: payload })
@@ -138,6 +175,32 @@ test('http-routes: a reader that leaves does not disturb others', async (context
   assert.deepEqual(await fetchAll(source(context, url), ref), bytes)
 })
 
+test('http-routes: a slow reader does not grow the memory of the server', async (context) => {
+  const store = openMemoryBlobStore()
+  const ref = await store.put(bytesOf(50_000_000))
+  let readBytes = 0
+  const counting: BlobStore = {
+    ...store,
+    async open(digest, range) {
+      const reader = (await store.open(digest, range)) ?? assert.fail()
+      return {
+        sizeBytes: reader.sizeBytes,
+        [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
+        async *[Symbol.asyncIterator]() {
+          for await (const piece of reader) {
+            readBytes += piece.byteLength
+            yield piece
+          }
+        },
+      }
+    },
+  }
+  const { body } = await request(`${await serveStore(context, counting)}/cas/${ref.digest}`)
+  for (let turn = 0; turn < 2000; turn++) await new Promise(setImmediate)
+  assert(readBytes < 20_000_000, `${readBytes} bytes were read ahead`)
+  assert.equal((await body.bytes()).byteLength, 50_000_000)
+})
+
 test('http-source: fetches from peers, whole, from an offset and in batches', async (context) => {
   const store = openMemoryBlobStore()
   const bytes = bytesOf(1_000_000)
@@ -152,7 +215,9 @@ test('http-source: fetches from peers, whole, from an offset and in batches', as
 
   const refs = []
   for (let at = 0; at < 2500; at++) refs.push(await store.put(text(`blob ${at}`)))
-  const got = await toArray(from.fetchMany?.([...refs, refOf(text('absent'))], { signal: never }) ?? assert.fail())
+  const got = await toArray(
+    from.fetchMany?.([...refs, refOf(text('absent'))], { signal: never }) ?? assert.fail(),
+  )
   assert.equal(got.length, 2500)
   for (const { ref: one, bytes: content } of got) assert.deepEqual(refOf(content), one)
 })
@@ -160,7 +225,10 @@ test('http-source: fetches from peers, whole, from an offset and in batches', as
 test('http-source: finds either layout of a mirror, and remembers it', async (context) => {
   const bytes = bytesOf(1000)
   const ref = refOf(bytes)
-  for (const layout of [`/some/dir/cas/sha256/${ref.digest.slice(0, 2)}/${ref.digest}`, `/some/dir/cas/${ref.digest}`]) {
+  for (const layout of [
+    `/some/dir/cas/sha256/${ref.digest.slice(0, 2)}/${ref.digest}`,
+    `/some/dir/cas/${ref.digest}`,
+  ]) {
     const asked: string[] = []
     const url = await serve(context, (incoming, response) => {
       asked.push(incoming.url ?? '')
@@ -168,7 +236,7 @@ test('http-source: finds either layout of a mirror, and remembers it', async (co
       else response.writeHead(404).end('no')
     })
     const from = source(context, `${url}/some/dir/`, 'mirror')
-    assert.equal(from.fetchMany, undefined)
+    assert(!('fetchMany' in from) || !from.fetchMany)
     assert.deepEqual(await fetchAll(from, ref), bytes)
     asked.length = 0
     assert.deepEqual(await fetchAll(from, ref), bytes)
@@ -185,13 +253,18 @@ test('http-source: resumes on servers that ignore ranges or compress unasked', a
       response.write(bytes.subarray(0, 10))
       response.end(bytes.subarray(10))
     },
-    'compresses': (_, response) => void response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(bytes)),
+    compresses: (_, response) =>
+      void response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(bytes)),
     'gives a part of the compressed': (incoming, response) => {
       const zipped = gzipSync(bytes)
-      if (incoming.headers.range === undefined) response.writeHead(200, { 'content-encoding': 'gzip' }).end(zipped)
+      if (incoming.headers.range === undefined)
+        response.writeHead(200, { 'content-encoding': 'gzip' }).end(zipped)
       else
         response
-          .writeHead(206, { 'content-encoding': 'gzip', 'content-range': `bytes 300000-${zipped.length}/${zipped.length}` })
+          .writeHead(206, {
+            'content-encoding': 'gzip',
+            'content-range': `bytes 300000-${zipped.length}/${zipped.length}`,
+          })
           .end(zipped.subarray(10))
     },
     'has another ETag': (_, response) =>
@@ -200,7 +273,11 @@ test('http-source: resumes on servers that ignore ranges or compress unasked', a
         .end(bytes.subarray(300_000)),
   }
   for (const [name, listener] of Object.entries(servers))
-    assert.deepEqual(await fetchAll(source(context, await serve(context, listener)), ref, 300_000), bytes.subarray(300_000), name)
+    assert.deepEqual(
+      await fetchAll(source(context, await serve(context, listener)), ref, 300_000),
+      bytes.subarray(300_000),
+      name,
+    )
 })
 
 test('http-source: short, long and strange answers are failures of the source', async (context) => {
@@ -221,13 +298,21 @@ test('http-source: short, long and strange answers are failures of the source', 
       response.writeHead(200, { 'content-length': 100_000 })
       response.write(bytes.subarray(0, 50_000), () => response.destroy())
     },
-    'bombs': (_, response) => void response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(Buffer.alloc(50_000_000))),
-    'is no gzip': (_, response) => void response.writeHead(200, { 'content-encoding': 'gzip' }).end(bytes),
-    'has its own encoding': (_, response) => void response.writeHead(200, { 'content-encoding': 'rot13' }).end(bytes),
-    'fails': (_, response) => void response.writeHead(500).end('oops'),
-    'redirects': (_, response) => void response.writeHead(302, { location: 'http://127.0.0.1:1/' }).end(),
+    bombs: (_, response) =>
+      void response
+        .writeHead(200, { 'content-encoding': 'gzip' })
+        .end(gzipSync(Buffer.alloc(50_000_000))),
+    'is no gzip': (_, response) =>
+      void response.writeHead(200, { 'content-encoding': 'gzip' }).end(bytes),
+    'has its own encoding': (_, response) =>
+      void response.writeHead(200, { 'content-encoding': 'rot13' }).end(bytes),
+    fails: (_, response) => void response.writeHead(500).end('oops'),
+    redirects: (_, response) =>
+      void response.writeHead(302, { location: 'http://127.0.0.1:1/' }).end(),
     'gives another part': (_, response) =>
-      void response.writeHead(206, { 'content-range': 'bytes 5-99999/100000' }).end(bytes.subarray(5)),
+      void response
+        .writeHead(206, { 'content-range': 'bytes 5-99999/100000' })
+        .end(bytes.subarray(5)),
   }
   for (const [name, listener] of Object.entries(servers)) {
     const from = source(context, await serve(context, listener))
@@ -245,17 +330,23 @@ test('http-source: a server that falls silent is given up', async (context) => {
   })
   for (const url of [silent, halfway]) {
     const clock = new StepClock()
-    await assert.rejects(clock.run(fetchAll(source(context, url, 'peer', clock), refOf(bytes)), 500), {
-      name: 'SourceError',
-      reason: 'stalled',
-    })
+    await assert.rejects(
+      clock.run(fetchAll(source(context, url, 'peer', clock), refOf(bytes)), 500),
+      {
+        name: 'SourceError',
+        reason: 'stalled',
+      },
+    )
   }
 })
 
 test('http-source: abort ends a request with its own reason', async (context) => {
   const url = await serve(context, () => undefined)
   const controller = new AbortController()
-  const fetching = source(context, url).fetch(refOf(text('x')), { offsetBytes: 0, signal: controller.signal })
+  const fetching = source(context, url).fetch(refOf(text('x')), {
+    offsetBytes: 0,
+    signal: controller.signal,
+  })
   controller.abort(new Error('not needed any more'))
   await assert.rejects(fetching, /not needed any more/)
 })

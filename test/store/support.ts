@@ -40,14 +40,14 @@ export class StepClock implements Clock {
   }
   /** Steps until `promise` settles, giving I/O its turns. */
   async run<T>(promise: Promise<T>, stepMs = 50): Promise<T> {
-    let isSettled = false
+    const state = { isSettled: false }
     const settle = (): void => {
-      isSettled = true
+      state.isSettled = true
     }
     promise.then(settle, settle)
-    while (!isSettled) {
-      for (let turn = 0; turn < 5 && !isSettled; turn++) await turnOver()
-      if (!isSettled) this.step(stepMs)
+    while (!state.isSettled) {
+      for (let turn = 0; turn < 5 && !state.isSettled; turn++) await turnOver()
+      if (!state.isSettled) this.step(stepMs)
     }
     return promise
   }

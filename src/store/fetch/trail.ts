@@ -2,9 +2,9 @@
  * The way of one fetch through its sources: who is asked next, who was asked already, and what each said.
  * The last is the text that a person reads when nobody had the blob.
  */
-import { MeshError } from '../base/errors.ts'
-import { cidOf, type BlobRef } from '../wire/digest.ts'
-import { SourceError, type BlobSource } from './blob-source.ts'
+import { MeshError } from '../../base/errors.ts'
+import { cidOf, type BlobRef } from '../../wire/digest.ts'
+import { SourceError, type BlobSource } from '../blob-source.ts'
 import type { SourceHealth } from './source-health.ts'
 
 /** How often a source that broke off is asked for the rest, when no other is left. */
@@ -83,17 +83,25 @@ export class Trail {
   }
 
   notAvailable(ref: BlobRef): MeshError {
-    const lines = [...this.#results].slice(0, NAMED_MAX).map(([name, result]) => `  ${name}: ${result}`)
+    const lines = [...this.#results]
+      .slice(0, NAMED_MAX)
+      .map(([name, result]) => `  ${name}: ${result}`)
     if (this.#results.size > NAMED_MAX) lines.push(`  and ${this.#results.size - NAMED_MAX} more`)
     if (lines.length === 0) lines.push('  no source is known')
-    return new MeshError('MESH0501', [`no source gave ${cidOf(ref.digest)} (${ref.size} bytes)`, ...lines].join('\n'), {
-      where: cidOf(ref.digest),
-    })
+    return new MeshError(
+      'MESH0501',
+      [`no source gave ${cidOf(ref.digest)} (${ref.size} bytes)`, ...lines].join('\n'),
+      {
+        where: cidOf(ref.digest),
+      },
+    )
   }
 }
 
 /** Anything that a source threw, as an error of that source. */
 export function asSourceError(error: unknown): SourceError {
   if (error instanceof SourceError) return error
-  return new SourceError('failed', error instanceof Error ? error.message : String(error), { cause: error })
+  return new SourceError('failed', error instanceof Error ? error.message : String(error), {
+    cause: error,
+  })
 }

@@ -8,13 +8,13 @@
 import { lstatSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { hasCode, MeshError } from '../base/errors.ts'
-import { hashFile } from '../files/ingest.ts'
-import { nextTurn } from '../files/map-limited.ts'
-import { isDigest, type Digest } from '../wire/digest.ts'
-import type { BlobIndex, BlobRecord } from './blob-index.ts'
-import type { StoreStats } from './blob-store.ts'
-import type { FsLayout } from './fs-layout.ts'
+import { hasCode, MeshError } from '../../base/errors.ts'
+import { hashFile } from '../../files/ingest.ts'
+import { nextTurn } from '../../files/map-limited.ts'
+import { isDigest, type Digest } from '../../wire/digest.ts'
+import type { BlobIndex, BlobRecord } from '../blob-index.ts'
+import type { StoreStats } from '../blob-store.ts'
+import type { FsLayout } from './layout.ts'
 
 export async function recover(
   deps: { readonly layout: FsLayout; readonly index: BlobIndex; readonly log: Logger },
@@ -36,12 +36,20 @@ export async function recover(
       for await (const [digest, record] of index.entries(firstByte)) known.set(digest, record)
     for (const name of namesIn(layout.prefix(firstByte))) {
       if (!isDigest(name)) {
-        log.warn({ path: join(layout.prefix(firstByte), name) }, 'foreign file in the store ignored')
+        log.warn(
+          { path: join(layout.prefix(firstByte), name) },
+          'foreign file in the store ignored',
+        )
         continue
       }
       const record = known.get(name)
       known.delete(name)
-      const sizeBytes = await believedSize(layout.blob(name), name, record, options.checkpointAtWallMs)
+      const sizeBytes = await believedSize(
+        layout.blob(name),
+        name,
+        record,
+        options.checkpointAtWallMs,
+      )
       if (sizeBytes === undefined) {
         rmSync(layout.blob(name), { force: true, recursive: true })
         index.set(name, undefined)
@@ -80,7 +88,8 @@ async function believedSize(
   record: BlobRecord | undefined,
   checkpointAtWallMs: number,
 ): Promise<number | undefined> {
-  if (record !== undefined && record.committedAtWallMs <= checkpointAtWallMs) return record.sizeBytes
+  if (record !== undefined && record.committedAtWallMs <= checkpointAtWallMs)
+    return record.sizeBytes
   const stat = lstatSync(path)
   if (!stat.isFile()) return undefined
   // The time of its last rename: content and mode do not change after that.

@@ -2,9 +2,9 @@
  * What was learnt about sources: who lied and is not asked for some time, who failed and is asked last.
  * Pure: the caller brings the time.
  */
-import { backoffMs } from '../base/backoff.ts'
-import type { Random } from '../base/random.ts'
-import type { BlobSource, SourceError } from './blob-source.ts'
+import { backoffMs } from '../../base/backoff.ts'
+import type { Random } from '../../base/random.ts'
+import type { BlobSource, SourceError } from '../blob-source.ts'
 
 const BAN_MS = 10 * 60_000
 const BAN_MS_MAX = 24 * 3600_000
@@ -57,12 +57,18 @@ export class SourceHealth {
     nowMs: number,
   ): { readonly first: BlobSource[]; readonly last: BlobSource[] } {
     const unique = [...new Map(sources.map((source) => [source.name, source])).values()]
-    const isLast = (source: BlobSource): boolean => (this.#health.get(source.name)?.lastUntilMs ?? 0) > nowMs
+    const isLast = (source: BlobSource): boolean =>
+      (this.#health.get(source.name)?.lastUntilMs ?? 0) > nowMs
     return { first: unique.filter((source) => !isLast(source)), last: unique.filter(isLast) }
   }
 
   #touch(name: string): Health {
-    const health = this.#health.get(name) ?? { bans: 0, bannedUntilMs: 0, failures: 0, lastUntilMs: 0 }
+    const health = this.#health.get(name) ?? {
+      bans: 0,
+      bannedUntilMs: 0,
+      failures: 0,
+      lastUntilMs: 0,
+    }
     this.#health.delete(name)
     this.#health.set(name, health)
     if (this.#health.size > SOURCES_MAX) {

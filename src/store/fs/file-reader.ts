@@ -1,8 +1,8 @@
 /** One open file as a blob reader: holds the descriptor until it is read, left or disposed. */
 import { close } from 'node:fs'
-import { PIECE_BYTES, readAt } from '../files/file-io.ts'
-import { MeshError } from '../base/errors.ts'
-import type { BlobRange, BlobReader } from './blob-store.ts'
+import { PIECE_BYTES, readAt } from '../../files/file-io.ts'
+import { MeshError } from '../../base/errors.ts'
+import type { BlobRange, BlobReader } from '../blob-store.ts'
 
 export class FileReader implements BlobReader {
   readonly sizeBytes: number
@@ -24,7 +24,7 @@ export class FileReader implements BlobReader {
     const file = this.#file
     if (file === undefined) throw new Error('a blob reader is iterated once')
     try {
-      for (let at = this.#startBytes; at < this.#endBytes; ) {
+      for (let at = this.#startBytes; at < this.#endBytes;) {
         const buffer = Buffer.allocUnsafe(Math.min(PIECE_BYTES, this.#endBytes - at))
         const count = await readAt(file, buffer, at)
         if (count === 0)

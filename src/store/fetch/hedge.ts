@@ -2,11 +2,11 @@
  * Asking one source after the other without waiting long for any: the first that begins to deliver wins.
  * After "The Tail at Scale" (Dean, Barroso 2013): a second request costs little, a slow first one a lot.
  */
-import type { Clock, Timer } from '../base/clock.ts'
-import type { BlobSource, SourceError } from './blob-source.ts'
-import { asSourceError, type Trail } from './fetch-trail.ts'
+import type { Clock, Timer } from '../../base/clock.ts'
+import type { BlobSource, SourceError } from '../blob-source.ts'
+import { asSourceError, type Trail } from './trail.ts'
 import type { SourceHealth } from './source-health.ts'
-import { orAborted } from './stall-limit.ts'
+import { orAborted } from '../stall-limit.ts'
 
 /** A source that gave nothing for this long gets company. */
 export const HEDGE_MS = 250
@@ -20,7 +20,11 @@ export interface Begun<T> {
 
 type Outcome<T> =
   | { readonly kind: 'begun'; readonly begun: Begun<T> }
-  | { readonly kind: 'refused'; readonly source: BlobSource; readonly error: SourceError | undefined }
+  | {
+      readonly kind: 'refused'
+      readonly source: BlobSource
+      readonly error: SourceError | undefined
+    }
   | { readonly kind: 'candidate'; readonly source: BlobSource | undefined }
   | { readonly kind: 'hedge' }
 
@@ -35,7 +39,10 @@ export async function firstToBegin<T>(
   signal: AbortSignal,
 ): Promise<Begun<T> | undefined> {
   const { clock, health } = deps
-  const running = new Map<BlobSource, { readonly outcome: Promise<Outcome<T>>; readonly controller: AbortController }>()
+  const running = new Map<
+    BlobSource,
+    { readonly outcome: Promise<Outcome<T>>; readonly controller: AbortController }
+  >()
   let candidate: Promise<Outcome<T>> | undefined
   let isAtEnd = false
   let wantsNext = true
@@ -43,7 +50,9 @@ export async function firstToBegin<T>(
     for (;;) {
       signal.throwIfAborted()
       if (wantsNext && !isAtEnd && candidate === undefined) {
-        candidate = trail.next(() => clock.nowMs()).then((source) => ({ kind: 'candidate', source }))
+        candidate = trail
+          .next(() => clock.nowMs())
+          .then((source) => ({ kind: 'candidate', source }))
         candidate.catch(() => undefined) // nobody waits for it once another source has begun
       }
       const waits = [...running.values()].map(({ outcome }) => outcome)
@@ -68,7 +77,8 @@ export async function firstToBegin<T>(
           wantsNext = true
           signal.throwIfAborted()
           trail.note(outcome.source, outcome.error?.message ?? 'does not have it')
-          if (outcome.error !== undefined) health.note(outcome.source, outcome.error.reason, clock.nowMs())
+          if (outcome.error !== undefined)
+            health.note(outcome.source, outcome.error.reason, clock.nowMs())
           break
         case 'begun':
           running.delete(outcome.begun.source)
@@ -80,7 +90,8 @@ export async function firstToBegin<T>(
       }
     }
   } finally {
-    for (const { controller } of running.values()) controller.abort(new Error('another source was faster'))
+    for (const { controller } of running.values())
+      controller.abort(new Error('another source was faster'))
   }
 }
 
@@ -113,7 +124,10 @@ function begin<T>(
       if (items === undefined) return { kind: 'refused', source, error: undefined }
       const iterator = items[Symbol.asyncIterator]()
       const first = await iterator.next()
-      return { kind: 'begun', begun: { source, items: resume(first, iterator), close: () => controller.abort() } }
+      return {
+        kind: 'begun',
+        begun: { source, items: resume(first, iterator), close: () => controller.abort() },
+      }
     } catch (error) {
       return { kind: 'refused', source, error: asSourceError(error) }
     }

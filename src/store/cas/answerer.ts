@@ -5,11 +5,17 @@
  * Holds no file open between two parts: a peer that reads slowly, or not at all, costs nothing.
  */
 import type { Logger } from 'pino'
-import { collectBytes } from '../files/collect-bytes.ts'
-import { DATA_BYTES_MAX, encodeCasMessage, encodeData, type CasMessage, type DataPiece } from '../wire/cas-messages.ts'
-import type { BlobRef, Digest } from '../wire/digest.ts'
-import { SMALL_BLOB_BYTES_MAX } from './blob-source.ts'
-import type { BlobStore } from './blob-store.ts'
+import { collectBytes } from '../../files/collect-bytes.ts'
+import {
+  DATA_BYTES_MAX,
+  encodeCasMessage,
+  encodeData,
+  type CasMessage,
+  type DataPiece,
+} from '../../wire/cas-messages.ts'
+import type { BlobRef, Digest } from '../../wire/digest.ts'
+import { SMALL_BLOB_BYTES_MAX } from '../blob-source.ts'
+import type { BlobStore } from '../blob-store.ts'
 
 /** Open requests of one peer; one that asks more is cut off. */
 export const REQUESTS_OPEN_MAX = 64
@@ -100,7 +106,11 @@ export class CasAnswerer {
     const pieces: DataPiece[] = []
     const refused = new Map<Why, number[]>()
     let frameBytes = 0
-    for (let at = request.nextItem; at < items.length && frameBytes < FRAME_FILL_BYTES; at = request.nextItem) {
+    for (
+      let at = request.nextItem;
+      at < items.length && frameBytes < FRAME_FILL_BYTES;
+      at = request.nextItem
+    ) {
       const item = items[at]
       if (item === undefined) break
       const offset = item.offset + request.sentBytes
@@ -121,12 +131,18 @@ export class CasAnswerer {
         request.sentBytes = 0
       }
     }
-    const frames = [...refused].map(([why, list]) => encodeCasMessage({ type: 'no', id, items: list, why }))
+    const frames = [...refused].map(([why, list]) =>
+      encodeCasMessage({ type: 'no', id, items: list, why }),
+    )
     return pieces.length === 0 ? frames : [...frames, encodeData(pieces)]
   }
 
   /** Exactly these bytes, or why not. */
-  async #read({ digest, size }: BlobRef, offsetBytes: number, lengthBytes: number): Promise<Uint8Array | Why> {
+  async #read(
+    { digest, size }: BlobRef,
+    offsetBytes: number,
+    lengthBytes: number,
+  ): Promise<Uint8Array | Why> {
     if (!this.#mayRead(digest)) return 'denied'
     try {
       if ((await this.#store.sizeOf(digest)) !== size) return 'absent'

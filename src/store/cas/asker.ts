@@ -4,13 +4,18 @@
  * It never has more bytes under way or waiting to be read than its window: big blobs are asked for in
  * slices, small ones in batches, a few of them ahead. Each request fails on its own.
  */
-import { BoundedQueue } from '../base/bounded-queue.ts'
-import type { Clock } from '../base/clock.ts'
-import { GET_ITEMS_MAX, HAVE_ITEMS_MAX, type CasMessage, type DataPiece } from '../wire/cas-messages.ts'
-import type { BlobRef, Digest } from '../wire/digest.ts'
-import { SMALL_BLOB_BYTES_MAX, SourceError, STALL_MS, type BlobSource } from './blob-source.ts'
-import { ByteWindow } from './byte-window.ts'
-import { within } from './stall-limit.ts'
+import { BoundedQueue } from '../../base/bounded-queue.ts'
+import type { Clock } from '../../base/clock.ts'
+import {
+  GET_ITEMS_MAX,
+  HAVE_ITEMS_MAX,
+  type CasMessage,
+  type DataPiece,
+} from '../../wire/cas-messages.ts'
+import type { BlobRef, Digest } from '../../wire/digest.ts'
+import { SMALL_BLOB_BYTES_MAX, SourceError, STALL_MS, type BlobSource } from '../blob-source.ts'
+import { ByteWindow } from '../byte-window.ts'
+import { within } from '../stall-limit.ts'
 
 /** Bytes asked for and not yet taken by their reader, over all requests. */
 export const ASKED_BYTES_MAX = 8 * 1024 * 1024
@@ -30,8 +35,17 @@ interface Range extends BlobRef {
   readonly length: number
 }
 type ItemEvent =
-  | { readonly kind: 'bytes'; readonly item: number; readonly bytes: Uint8Array; readonly isLast: boolean }
-  | { readonly kind: 'no'; readonly item: number; readonly why: 'absent' | 'denied' | 'busy' | 'failed' }
+  | {
+      readonly kind: 'bytes'
+      readonly item: number
+      readonly bytes: Uint8Array
+      readonly isLast: boolean
+    }
+  | {
+      readonly kind: 'no'
+      readonly item: number
+      readonly why: 'absent' | 'denied' | 'busy' | 'failed'
+    }
 
 interface Sender {
   /** Queues a frame of ours. */
@@ -46,12 +60,18 @@ export class CasAsker implements BlobSource {
   readonly #window = new ByteWindow({ bytesMax: ASKED_BYTES_MAX })
   readonly #slots = new ByteWindow({ bytesMax: REQUESTS_MAX })
   readonly #gets = new Map<number, Get>()
-  readonly #haves = new Map<number, { resolve: (bits: Uint8Array) => void; reject: (error: Error) => void }>()
+  readonly #haves = new Map<
+    number,
+    { resolve: (bits: Uint8Array) => void; reject: (error: Error) => void }
+  >()
   #lastId = 0
   #lastDataAtMs = 0
   #ended: SourceError | undefined
 
-  constructor(deps: { readonly clock: Clock; readonly sender: Sender }, options: { readonly name: string }) {
+  constructor(
+    deps: { readonly clock: Clock; readonly sender: Sender },
+    options: { readonly name: string },
+  ) {
     this.name = options.name
     this.#clock = deps.clock
     this.#sender = deps.sender
@@ -78,7 +98,11 @@ export class CasAsker implements BlobSource {
   }
 
   /** The bytes in order; nothing at all when the peer does not have the blob. */
-  async *#slices(ref: BlobRef, offsetBytes: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  async *#slices(
+    ref: BlobRef,
+    offsetBytes: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<Uint8Array> {
     const ranges = sliced(ref, offsetBytes)
     let isFirst = true
     for await (const { event } of this.#inOrder(ranges, (range) => [range], signal)) {
@@ -125,7 +149,11 @@ export class CasAsker implements BlobSource {
         }
         const first = open[0]
         if (first === undefined) return
-        for (let event = await first.get.next(); event !== undefined; event = await first.get.next())
+        for (
+          let event = await first.get.next();
+          event !== undefined;
+          event = await first.get.next()
+        )
           yield { batch: first.batch, event }
         first.get.close()
         open.shift()
@@ -136,7 +164,11 @@ export class CasAsker implements BlobSource {
   }
 
   /** Sends a GET once there is room; without `mayWait`, undefined when there is none now. */
-  async #start(ranges: readonly Range[], signal: AbortSignal, mayWait: boolean): Promise<Get | undefined> {
+  async #start(
+    ranges: readonly Range[],
+    signal: AbortSignal,
+    mayWait: boolean,
+  ): Promise<Get | undefined> {
     const byteCount = ranges.reduce((sum, { length }) => sum + length, 0)
     signal.throwIfAborted()
     if (mayWait) {
@@ -173,12 +205,16 @@ export class CasAsker implements BlobSource {
     return get
   }
 
-  async has(digests: readonly Digest[], { signal }: { readonly signal: AbortSignal }): Promise<boolean[]> {
+  async has(
+    digests: readonly Digest[],
+    { signal }: { readonly signal: AbortSignal },
+  ): Promise<boolean[]> {
     const present: boolean[] = []
     for (let at = 0; at < digests.length; at += HAVE_ITEMS_MAX) {
       const asked = digests.slice(at, at + HAVE_ITEMS_MAX)
       const bits = await this.#askHave(asked, signal)
-      for (const index of asked.keys()) present.push((((bits[index >> 3] ?? 0) >> (index & 7)) & 1) === 1)
+      for (const index of asked.keys())
+        present.push((((bits[index >> 3] ?? 0) >> (index & 7)) & 1) === 1)
     }
     return present
   }
@@ -205,13 +241,16 @@ export class CasAsker implements BlobSource {
   /** Waits for an answer: 5 s of silence on the channel, or a minute without our turn, is a stall. */
   async #wait<T>(promise: Promise<T>): Promise<T> {
     const startedAtMs = this.#clock.nowMs()
-    const stalled = new SourceError('stalled', `sent nothing for ${STALL_MS / 1000} s`)
+    let stalled: SourceError | undefined
+    const late = (): SourceError =>
+      (stalled = new SourceError('stalled', `sent nothing for ${STALL_MS / 1000} s`))
     for (;;) {
       try {
-        return await within(this.#clock, promise, STALL_MS, () => stalled)
+        return await within(this.#clock, promise, STALL_MS, late)
       } catch (error) {
         const nowMs = this.#clock.nowMs()
-        const isServingOthers = nowMs - this.#lastDataAtMs < STALL_MS && nowMs - startedAtMs < TURN_MS
+        const isServingOthers =
+          nowMs - this.#lastDataAtMs < STALL_MS && nowMs - startedAtMs < TURN_MS
         if (error !== stalled || !isServingOthers) throw error
       }
     }
@@ -282,7 +321,12 @@ class Get {
       isLast === (state.receivedBytes + bytes.byteLength === state.range.length) &&
       (isLast || bytes.byteLength > 0)
     if (!isExpected) {
-      this.fail(new SourceError('wrong', `sent ${bytes.byteLength} bytes at ${offset} that were not asked for`))
+      this.fail(
+        new SourceError(
+          'wrong',
+          `sent ${bytes.byteLength} bytes at ${offset} that were not asked for`,
+        ),
+      )
       return
     }
     state.receivedBytes += bytes.byteLength
@@ -352,8 +396,12 @@ function* batches(refs: readonly BlobRef[]): Generator<BlobRef[]> {
   let batch: BlobRef[] = []
   let byteCount = 0
   for (const ref of refs) {
-    if (ref.size > SMALL_BLOB_BYTES_MAX) throw new RangeError(`a blob of ${ref.size} bytes is not small`)
-    if (batch.length === GET_ITEMS_MAX || (batch.length > 0 && byteCount + ref.size > BATCH_BYTES)) {
+    if (ref.size > SMALL_BLOB_BYTES_MAX)
+      throw new RangeError(`a blob of ${ref.size} bytes is not small`)
+    if (
+      batch.length === GET_ITEMS_MAX ||
+      (batch.length > 0 && byteCount + ref.size > BATCH_BYTES)
+    ) {
       yield batch
       batch = []
       byteCount = 0

@@ -7,9 +7,9 @@
 import { chmodSync, mkdirSync, readFileSync, renameSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
-import { hasCode, MeshError } from '../base/errors.ts'
-import type { Digest } from '../wire/digest.ts'
-import { replaceFile } from './disk.ts'
+import { hasCode, MeshError } from '../../base/errors.ts'
+import type { Digest } from '../../wire/digest.ts'
+import { replaceFile } from '../disk.ts'
 
 export const STORE_FORMAT = 1
 
@@ -43,7 +43,6 @@ export class FsLayout {
   newTemporary(): string {
     return `${this.directory}/tmp/${++this.#temporaries}`
   }
-
 
   /** Gives a finished file its final name; the directories for it are made when they are first needed. */
   moveIn(temporary: string, path: string): void {

@@ -1,0 +1,80 @@
+/**
+ * Who answers for requests: this node itself (it has no parent), or somebody up the tree. The rest of the
+ * daemon does not know which.
+ */
+import type { Event } from '../wire/api.ts'
+import type { RequestWire } from '../wire/facts.ts'
+import type { ApiAnswer, Call, Located, Owner, PeerRecord } from '../wire/work-messages.ts'
+import { ApiAnswer as ApiAnswerSchema, Located as LocatedSchema, Owner as OwnerSchema } from '../wire/work-messages.ts'
+import { MeshError } from '../base/errors.ts'
+import { encodeObject } from '../wire/cbor.ts'
+import type { LocateQuery } from './blobs.ts'
+import type { LinkHandlers, PeerLink } from './peer-link.ts'
+import type { ParentStatus } from './parents.ts'
+
+/** Hops that a question may take up the tree: beyond it two nodes name each other as parents. */
+const HOPS_MAX = 8
+
+/** A question of the API as it travels to the owner. */
+export interface ApiCall {
+  readonly verb: 'GET' | 'POST'
+  /** Path and query, such as `/api/jobs?request=r-…`. */
+  readonly path: string
+  readonly body: string
+  /** Who asks, for the record. */
+  readonly user: string
+  /** Nodes that it went through. */
+  readonly hops: number
+}
+
+export interface Authority extends AsyncDisposable {
+  /** For users of this node: resolves when the request is durable here or at its owner. */
+  submit(request: RequestWire): Promise<void>
+  /** For children: resolves when the owner has it. */
+  handOver(request: RequestWire, signal: AbortSignal): Promise<Owner>
+  /** Never throws: errors are answers. */
+  answer(call: ApiCall): Promise<ApiAnswer>
+  events(request: string, hops: number, signal: AbortSignal): AsyncIterable<Event>
+  locate(query: LocateQuery, asker: string, signal: AbortSignal): Promise<Located>
+  /** Requests that the owner does not have yet. */
+  readonly waiting: ReadonlyMap<string, RequestWire>
+  parents(): readonly ParentStatus[]
+  /** The peer that is asked for what this node is not connected to; undefined at the owner. */
+  parentId(): string | undefined
+  /** What is wrong, for people. */
+  problems(): string[]
+  /** Takes a child in. */
+  attach(link: PeerLink): LinkHandlers
+  /** Begins to serve; called once all else is ready. */
+  start(self: PeerRecord): void
+  /** Once per heartbeat. */
+  beat(): void
+}
+
+/** What a child may ask of any node. */
+export function answerChild(authority: Authority): LinkHandlers['onCall'] {
+  return (call: Call, { signal, peerId }) => {
+    switch (call.method) {
+      case 'submit':
+        return authority.handOver(call.request, signal).then((owner) => encodeObject(OwnerSchema, owner))
+      case 'api':
+        return authority.answer({ ...call, hops: nextHop(call.hops) }).then((answer) => encodeObject(ApiAnswerSchema, answer))
+      case 'locate':
+        return authority.locate(call, peerId, signal).then((located) => encodeObject(LocatedSchema, located))
+      case 'events':
+        return encodeEvents(authority.events(call.request, nextHop(call.hops), signal))
+      case 'pull':
+      case 'push':
+        throw new MeshError('MESH0603', 'blobs are moved at the word of a parent only')
+    }
+  }
+}
+
+async function* encodeEvents(events: AsyncIterable<Event>): AsyncIterable<Uint8Array<ArrayBuffer>> {
+  for await (const event of events) yield encodeObject(ApiAnswerSchema, { status: 200, body: JSON.stringify(event) })
+}
+
+function nextHop(hops: number): number {
+  if (hops < HOPS_MAX) return hops + 1
+  throw new MeshError('MESH0505', `a question went through ${HOPS_MAX} nodes without reaching a root: do two of them name each other as parents?`)
+}

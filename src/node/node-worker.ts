@@ -1,0 +1,69 @@
+/** The worker of a node: what it can build, and the parts that build it. */
+import { statfs } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import type { Clock } from '../base/clock.ts'
+import type { Executor } from '../build/executor.ts'
+import { cpusOf, memoryBytesOf, openHostEnvironment } from '../build/host-environment.ts'
+import { openMaterialised } from '../build/materialised.ts'
+import { Worker } from '../build/worker.ts'
+import { formatBytes } from '../scheduler/match.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import type { Signer } from '../wire/result.ts'
+import type { Blobs } from './blobs.ts'
+import type { Config } from './config.ts'
+import { Offer, Sessions } from './worker-session.ts'
+
+export interface NodeWorkerDeps {
+  readonly clock: Clock
+  readonly log: Logger
+  readonly store: BlobStore
+  readonly blobs: Blobs
+  readonly executor: Executor
+  readonly signer: Signer
+}
+
+/** What it needs is disposed of by the stack. */
+export async function openNodeWorker(deps: NodeWorkerDeps, config: Config, stack: AsyncDisposableStack): Promise<Sessions> {
+  const { clock, log, store, blobs, executor, signer } = deps
+  const host = await openHostEnvironment({ directory: config.data, sandbox: executor.sandbox })
+  const trees = stack.use(await openMaterialised({ store, log }, { directory: join(config.data, 'trees') }))
+  const worker = new Worker(
+    {
+      clock,
+      log: log.child({ component: 'worker' }),
+      store,
+      trees,
+      executor,
+      obtain: (entry, options) => blobs.obtain(entry, options),
+      signer,
+      onChange: () => sessions.changed(),
+    },
+    { name: config.name, directory: join(config.data, 'build'), mirrors: config.mirrors },
+  )
+  const capacity = {
+    cpus: config.cpus ?? (await cpusOf()),
+    memoryBytes: config.memoryBytes ?? (await memoryBytesOf()),
+    diskBytes: await freeBytes(config.data),
+  }
+  const sessions = new Sessions(worker, new Offer(host, capacity))
+  await worker.start()
+  stack.defer(() => worker.stop())
+  for (const reason of executor.sandbox.reasons) log.info({ reason }, 'a stronger sandbox was not taken')
+  if (executor.sandbox.method === 'none')
+    log.warn('builds run without walls: this node serves only derivations that say sealed = false')
+  return sessions
+}
+
+export async function freeBytes(path: string): Promise<number> {
+  const { bavail, bsize } = await statfs(path)
+  return bavail * bsize
+}
+
+/** What the start-up banner says of the worker. */
+export function describeWorker({ sandbox }: Executor, { capacity, environments }: Offer): string {
+  const { cpus, memoryBytes, diskBytes } = capacity
+  const kinds = environments.map(({ system, isolation, label }) => `${system} ${isolation} (${label})`)
+  const walls = sandbox.method === 'none' ? 'no walls: only unsealed builds' : `sealed builds by ${sandbox.method}`
+  return `${cpus} cpus, ${formatBytes(memoryBytes)} memory, ${formatBytes(diskBytes)} disk; ${kinds.join(', ')}; ${walls}`
+}

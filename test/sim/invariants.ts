@@ -1,0 +1,135 @@
+/** What must hold in a simulation: after every event, in every message, over the whole history, and at the end. */
+import type { Fact } from '../../src/wire/facts.ts'
+import type { Userland } from '../../src/wire/environment.ts'
+import { isLive, type Job, type Request } from '../../src/scheduler/model.ts'
+import { Scheduler, type Desired } from '../../src/scheduler/scheduler.ts'
+import type { Simulation } from './simulation.ts'
+
+/** What the facts on the disk say has happened. */
+export class DurableIndex {
+  readonly accepted = new Set<string>()
+  readonly granted = new Set<string>()
+  readonly ended = new Set<string>()
+
+  add(fact: Fact): void {
+    if (fact.type === 'accepted') this.accepted.add(fact.request.id)
+    if (fact.type === 'granted') this.granted.add(fact.attempt)
+    if (fact.type === 'ended') this.ended.add(fact.attempt)
+    if (fact.type === 'adopted') this.ended.delete(fact.attempt)
+  }
+}
+
+/** After every event: at most one live attempt of a job, and reservations that are right and fit. */
+export function checkState(sim: Simulation, scheduler: Scheduler): void {
+  for (const jobs of scheduler.state.openJobs.values()) for (const job of jobs) checkJob(sim, scheduler, job)
+  for (const node of scheduler.nodes.values()) {
+    let cpus = 0
+    let memoryBytes = 0
+    for (const attempt of node.attempts) {
+      cpus += attempt.cpus
+      memoryBytes += attempt.memoryBytes
+    }
+    const { allocated, record } = node
+    sim.check(
+      allocated.cpus === cpus && allocated.memoryBytes === memoryBytes,
+      `${record.name} has ${allocated.cpus} cpus allocated, its attempts have ${cpus}`,
+    )
+    const machine = sim.machineOf(node.peerId)
+    sim.check(
+      allocated.cpus <= machine.cpus && allocated.memoryBytes <= machine.memoryBytes,
+      `${record.name} has ${allocated.cpus} of ${machine.cpus} cpus and ${allocated.memoryBytes} of ${machine.memoryBytes} bytes allocated`,
+    )
+  }
+}
+
+function checkJob(sim: Simulation, scheduler: Scheduler, job: Job): void {
+  const live = job.attempts.filter(isLive)
+  sim.check(live.length <= 1, `${job.id} has ${live.length} live attempts`)
+  sim.check((job.phase === 'leased') === live.length > 0, `${job.id} is ${job.phase} with ${live.length} live attempts`)
+  sim.check(live.length > 0 || job.waiters.size > 0, `${job.id} is ${job.phase}, though nobody waits for it`)
+  for (const attempt of live) {
+    const node = scheduler.nodes.get(attempt.node.peerId)
+    sim.check(node === undefined || node.attempts.has(attempt), `${attempt.id} has no reservation on ${attempt.node.name}`)
+  }
+  for (const step of job.waiters) sim.check(step.job === job && step.phase === 'open', `${step.id} is ${step.phase} and waits at ${job.id}`)
+}
+
+/** Nothing that hangs on a fact leaves before the fact is on the disk. */
+export function checkDesired(sim: Simulation, desired: Desired, durable: DurableIndex): void {
+  sim.check(sim.useEpoch(desired.epoch), `epoch ${desired.epoch} was used by an earlier life of the owner`)
+  for (const { attempt } of desired.grants) sim.check(durable.granted.has(attempt.id), `grant of ${attempt.id} left before it was durable`)
+  for (const attempt of desired.ack) sim.check(durable.ended.has(attempt), `acknowledgement of ${attempt} left before it was durable`)
+  for (const attempt of desired.cancel) sim.check(durable.ended.has(attempt), `cancellation of ${attempt} left before it was durable`)
+}
+
+/** No step gets other outputs without a notice. */
+export function checkHistory(sim: Simulation, facts: readonly Fact[]): void {
+  const pins = new Map<string, string>()
+  for (const [at, fact] of facts.entries()) {
+    if (fact.type !== 'pinned') continue
+    const step = `${fact.request} ${fact.derivation}`
+    const outputs = JSON.stringify(fact.outputs)
+    const before = pins.get(step)
+    pins.set(step, outputs)
+    if (before === undefined || before === outputs) continue
+    const next = facts[at + 1]
+    sim.check(next?.type === 'noticed' && next.request === fact.request, `${step} got other outputs without a notice`)
+  }
+}
+
+/** A request never has results of two userlands of one system. */
+export function checkUserlands(sim: Simulation, request: Request): void {
+  const seen = new Map<string, Userland>()
+  for (const step of request.steps.values()) {
+    const made = step.phase === 'done' && step.action !== undefined ? sim.userlands.get(step.action) : undefined
+    if (made === undefined || made.userland === null) continue
+    const { system, userland } = made
+    const before = seen.get(system) ?? userland
+    sim.check(before.base === userland.base, `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another base`)
+    for (const [tool, digest] of Object.entries(userland.tools))
+      sim.check((before.tools[tool] ?? digest) === digest, `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another ${tool}`)
+    seen.set(system, { base: before.base, tools: { ...before.tools, ...userland.tools } })
+  }
+}
+
+/** The state that facts alone lead to is the one that was lived. */
+export function checkReplay(sim: Simulation, scheduler: Scheduler, facts: readonly Fact[]): void {
+  const replayed = new Scheduler()
+  for (const fact of facts) replayed.replay(fact)
+  const [lived, anew] = [durableState(scheduler), durableState(replayed)]
+  for (const [name, value] of Object.entries(lived))
+    sim.check(value === anew[name], `${name} is ${value} as lived, and ${anew[name]} as replayed`)
+  for (const name of Object.keys(anew)) sim.check(name in lived, `${name} is there only as replayed`)
+}
+
+function durableState(scheduler: Scheduler): Record<string, string> {
+  const { state } = scheduler
+  const lines: Record<string, string> = {
+    counts: JSON.stringify([state.epoch, state.factSeq, state.finishedStepCount, [...state.finished].map(({ wire }) => wire.id)]),
+    open: JSON.stringify([...state.openJobs].map(([key, jobs]) => [key, [...jobs].map(({ id }) => id)])),
+  }
+  for (const [id, request] of state.requests) {
+    const { bindings, bytes, notices, unsettledCount, failedCount } = request
+    lines[id] = JSON.stringify([request.state, [...bindings], bytes, notices, unsettledCount, failedCount])
+    for (const step of request.steps.values())
+      lines[step.id] = JSON.stringify([
+        step.phase,
+        step.job?.id,
+        step.earlier.map((job) => job.id),
+        step.outputs,
+        step.rewinds,
+        step.rebuild,
+        step.cached,
+        step.failure,
+      ])
+  }
+  for (const [id, job] of state.jobs) {
+    // Whether it was looked up already is not durable.
+    const phase = job.phase === 'lookup' ? 'waiting' : job.phase
+    const attempts = job.attempts.map((attempt) => [attempt.id, isLive(attempt) ? 'live' : attempt.state, attempt.error])
+    const waiters = [...job.waiters].map((step) => step.id)
+    const shownBy = [...job.shownBy].map((step) => step.id)
+    lines[id] = JSON.stringify([phase, job.rebuild, job.infraFailures, [...job.avoid], waiters, shownBy, attempts])
+  }
+  return lines
+}
