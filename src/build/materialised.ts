@@ -29,15 +29,15 @@ import { cidOf, type BlobRef, type Digest } from '../wire/digest.ts'
 import { decodeTree, TREE_DEPTH_MAX, type Entry } from '../wire/tree.ts'
 
 /** Names in all kept trees together, and bytes that their links hold on the disk. */
-export const KEPT_ENTRIES_MAX = 2_000_000
-export const KEPT_BYTES_MAX = 64 * 1024 ** 3
+const KEPT_ENTRIES_MAX = 2_000_000
+const KEPT_BYTES_MAX = 64 * 1024 ** 3
 /** Other work gets its turn after this many links: about 5 ms. */
 const ENTRIES_PER_TURN = 256
 /** Like the store's files: a build must not see when its inputs came. */
 const FILE_TIME_SECONDS = 1
 
 /** A symbolic link has no bytes to mount: the executor makes it itself out of its target. */
-export type MountableEntry = Exclude<Entry, { kind: 'symlink' }>
+type MountableEntry = Exclude<Entry, { kind: 'symlink' }>
 
 export interface Materialised {
   /** A read-only file, or a directory of hard links: only to be mounted read-only. */

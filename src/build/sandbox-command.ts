@@ -175,7 +175,7 @@ function unshareCommand(
     ...(spec.network ? [] : ['ip link set lo up 2>/dev/null']),
     'ulimit -c 0',
     `cd ${quote(spec.cwd)} || fail chdir`,
-    `${sealArgs(layout, asRoot).map(quote).join(' ')}`,
+    sealArgs(layout, asRoot).map(quote).join(' '),
     'exit $?',
   ]
   const namespaces = [

@@ -77,16 +77,16 @@ export interface GraphOptions {
   readonly defaults?: NonNullable<GraphDescription['defaults']>
 }
 
+/** For a generator that has to wait for something. */
+export function defineGraph(
+  define: (graph: GraphBuilder) => Promise<void>,
+  options?: GraphOptions,
+): Promise<GraphDescription>
 /** The graph that `define` builds: the default export of a derivation file. */
 export function defineGraph(
   define: (graph: GraphBuilder) => void,
   options?: GraphOptions,
 ): GraphDescription
-/** The same for a generator that has to wait for something: export the promise, or a function that gives it. */
-export function defineGraph(
-  define: (graph: GraphBuilder) => Promise<void>,
-  options?: GraphOptions,
-): Promise<GraphDescription>
 export function defineGraph(
   define: (graph: GraphBuilder) => void | Promise<void>,
   options: GraphOptions = {},

@@ -33,7 +33,7 @@ export interface CommandSpec {
 }
 
 /** Resolves to the exit code. */
-export type CommandRun = (context: Context, args: Arguments) => Promise<number>
+type CommandRun = (context: Context, args: Arguments) => Promise<number>
 
 /** Options of every command that talks to a daemon. */
 export const GLOBAL_OPTIONS: readonly OptionSpec[] = [

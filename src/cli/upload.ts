@@ -14,7 +14,7 @@ const SMALL_BLOB_BYTES = 1024 * 1024
 /** How many blobs one question names; the API takes 20,000. */
 const QUESTION_BLOBS_MAX = 10_000
 /** Different blobs of one submission: each is a small object in memory here. */
-export const UPLOAD_BLOBS_MAX = 2_000_000
+const UPLOAD_BLOBS_MAX = 2_000_000
 /** Less than this is sent without a word. */
 const NOTICED_BYTES = 16 * 1024 * 1024
 const BATCH_HEAD_BYTES = 32 + 8

@@ -7,7 +7,7 @@
 import type { Digest } from '../wire/digest.ts'
 
 export const PROVIDERS_PER_DIGEST_MAX = 8
-export const PROVIDED_DIGESTS_MAX = 200_000
+const PROVIDED_DIGESTS_MAX = 200_000
 
 export interface Provider {
   readonly peerId: string

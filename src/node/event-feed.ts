@@ -35,13 +35,14 @@ export async function* eventsOf(
     isRequestChanged = true
     wake?.()
   }
-  using _watch = owner.watch(request.wire.id, {
+  using watching = owner.watch(request.wire.id, {
     onStep(step) {
       changed.add(step)
       onChange()
     },
     onRequest: onChange,
   })
+  void watching
   signal.addEventListener('abort', onChange, { once: true })
   try {
     while (!signal.aborted) {

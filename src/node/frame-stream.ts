@@ -83,7 +83,11 @@ class FrameStream implements FrameChannel {
     this.remotePeer = options.remotePeer
     this.#frameBytesMax = options.frameBytesMax
     this.#stream = stream
-    this.#log = log.child({ component: 'frames', peer: options.remotePeer, protocol: stream.protocol })
+    this.#log = log.child({
+      component: 'frames',
+      peer: options.remotePeer,
+      protocol: stream.protocol,
+    })
     stream.addEventListener('message', this.#onMessage)
     // The end of the remote's writing, and the unconditional end. No half-open channel: either ends both ways.
     stream.addEventListener('remoteCloseWrite', this.#onEnd)
@@ -95,13 +99,17 @@ class FrameStream implements FrameChannel {
     if (!this.#isOpen) return Promise.reject(this.#closedError())
     if (frame.byteLength > this.#frameBytesMax)
       return Promise.reject(
-        new Error(`a frame of ${frame.byteLength} bytes for ${this.#stream.protocol}, the limit is ${this.#frameBytesMax}`),
+        new Error(
+          `a frame of ${frame.byteLength} bytes for ${this.#stream.protocol}, the limit is ${this.#frameBytesMax}`,
+        ),
       )
     return new Promise((resolve, reject) => {
       this.#unsent.push({ frame, resolve, reject })
       this.#unsentBytes += HEAD_BYTES + frame.byteLength
       if (this.#unsentBytes > UNSENT_FRAMES_MAX * (HEAD_BYTES + this.#frameBytesMax)) {
-        this.#fail('closed a channel whose peer reads too slowly', { unsentBytes: this.#unsentBytes })
+        this.#fail('closed a channel whose peer reads too slowly', {
+          unsentBytes: this.#unsentBytes,
+        })
       } else if (!this.#isSending) {
         this.#isSending = true
         // At the end of this tick, so that many small frames become one send.
@@ -135,7 +143,7 @@ class FrameStream implements FrameChannel {
 
   /** False once the peer broke the protocol. */
   #parse(chunk: Uint8Array): boolean {
-    for (let at = 0; at < chunk.byteLength; ) {
+    for (let at = 0; at < chunk.byteLength;) {
       if (this.#headBytes < HEAD_BYTES) {
         const part = chunk.subarray(at, at + HEAD_BYTES - this.#headBytes)
         this.#head.set(part, this.#headBytes)
@@ -167,7 +175,9 @@ class FrameStream implements FrameChannel {
     assert(body !== undefined)
     const needed = this.#bodyBytes + part.byteLength
     if (needed > body.byteLength) {
-      const grown = Buffer.allocUnsafe(Math.min(this.#bodyLength, Math.max(needed, body.byteLength * 2)))
+      const grown = Buffer.allocUnsafe(
+        Math.min(this.#bodyLength, Math.max(needed, body.byteLength * 2)),
+      )
       grown.set(body.subarray(0, this.#bodyBytes))
       this.#body = body = grown
     }
@@ -190,7 +200,7 @@ class FrameStream implements FrameChannel {
       if (this.#frames.length === 0) this.#resume()
       // What resume() brought may have been delivered by now.
       if (this.#reader === undefined) return
-      this.#framesReversed = this.#frames.reverse()
+      this.#framesReversed = this.#frames.toReversed()
       this.#frames = []
     }
     const frame = this.#framesReversed.pop()
@@ -313,7 +323,8 @@ function* pieces(frames: readonly Uint8Array[]): Generator<Uint8Array> {
     return
   }
   for (const part of parts)
-    for (let at = 0; at < part.byteLength; at += SEND_BYTES_MAX) yield part.subarray(at, at + SEND_BYTES_MAX)
+    for (let at = 0; at < part.byteLength; at += SEND_BYTES_MAX)
+      yield part.subarray(at, at + SEND_BYTES_MAX)
 }
 
 function head(length: number): Buffer {

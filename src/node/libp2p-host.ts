@@ -75,16 +75,23 @@ interface HostDeps {
 
 /** Throws MESH0103 when an address is taken, MESH0104 for one that cannot be listened on. */
 export async function openHost(deps: HostDeps, options: HostOptions): Promise<Host> {
-  const [{ createLibp2p }, { tcp }, { noise }, { yamux }, { generateKeyPairFromSeed }, { peerIdFromString }, { multiaddr }] =
-    await Promise.all([
-      import('libp2p'),
-      import('@libp2p/tcp'),
-      import('@chainsafe/libp2p-noise'),
-      import('@libp2p/yamux'),
-      import('@libp2p/crypto/keys'),
-      import('@libp2p/peer-id'),
-      import('@multiformats/multiaddr'),
-    ])
+  const [
+    { createLibp2p },
+    { tcp },
+    { noise },
+    { yamux },
+    { generateKeyPairFromSeed },
+    { peerIdFromString },
+    { multiaddr },
+  ] = await Promise.all([
+    import('libp2p'),
+    import('@libp2p/tcp'),
+    import('@chainsafe/libp2p-noise'),
+    import('@libp2p/yamux'),
+    import('@libp2p/crypto/keys'),
+    import('@libp2p/peer-id'),
+    import('@multiformats/multiaddr'),
+  ])
   const log = deps.log.child({ component: 'host' })
   const denies = (peerId: { toString(): string }): boolean => {
     const isDenied = !options.admits(peerId.toString())
@@ -130,7 +137,10 @@ export async function openHost(deps: HostDeps, options: HostOptions): Promise<Ho
   const host = new Libp2pHost({ ...deps, log, node, multiaddr, peerIdFromString, listeners })
   // libp2p goes on without IPv6, whatever the reason, when IPv4 works.
   if (listeners.length < listen.length)
-    log.warn({ wanted: listen.map(String), addresses: host.listenAddresses() }, 'host does not listen on every address')
+    log.warn(
+      { wanted: listen.map(String), addresses: host.listenAddresses() },
+      'host does not listen on every address',
+    )
   log.info({ peer: host.peerId, addresses: host.listenAddresses() }, 'host opened')
   return host
 }
@@ -138,12 +148,18 @@ export async function openHost(deps: HostDeps, options: HostOptions): Promise<Ho
 /** libp2p rejects with the event that ended a connection; what happened is in its `error`. */
 function reasonOf(error: unknown): string {
   if (!(error instanceof Event)) return messageOf(error)
-  return 'error' in error && error.error instanceof Error ? error.error.message : 'the connection was closed'
+  return 'error' in error && error.error instanceof Error
+    ? error.error.message
+    : 'the connection was closed'
 }
 
 type ParseMultiaddr = (address: string) => Multiaddr
 
-function parse(multiaddr: ParseMultiaddr, address: string, code: 'MESH0104' | 'MESH0120'): Multiaddr {
+function parse(
+  multiaddr: ParseMultiaddr,
+  address: string,
+  code: 'MESH0104' | 'MESH0120',
+): Multiaddr {
   try {
     return multiaddr(address)
   } catch (error) {
@@ -181,7 +197,9 @@ class Libp2pHost implements Host {
   }
 
   listenAddresses(): string[] {
-    return this.#listeners.flatMap((listener) => listener.getAddrs()).map((address) => `${address}/p2p/${this.peerId}`)
+    return this.#listeners
+      .flatMap((listener) => listener.getAddrs())
+      .map((address) => `${address.toString()}/p2p/${this.peerId}`)
   }
 
   async handle(
@@ -191,8 +209,7 @@ class Libp2pHost implements Host {
   ): Promise<void> {
     await this.#node.handle(
       protocol,
-      (stream, connection) =>
-        accept(this.#channel(stream, connection, options.frameBytesMax)),
+      (stream, connection) => accept(this.#channel(stream, connection, options.frameBytesMax)),
       { maxInboundStreams: options.streamsMax, maxOutboundStreams: OUTBOUND_STREAMS_MAX },
     )
   }
@@ -203,7 +220,10 @@ class Libp2pHost implements Host {
     options: { readonly frameBytesMax: number; readonly signal: AbortSignal },
   ): Promise<FrameChannel> {
     const failures: MeshError[] = []
-    const attempt = async (where: string, open: () => Promise<FrameChannel | undefined>): Promise<FrameChannel | undefined> => {
+    const attempt = async (
+      where: string,
+      open: () => Promise<FrameChannel | undefined>,
+    ): Promise<FrameChannel | undefined> => {
       options.signal.throwIfAborted()
       try {
         return await open()
@@ -234,7 +254,9 @@ class Libp2pHost implements Host {
   }
 
   async hangUp(peerId: string): Promise<void> {
-    await Promise.all(this.#connections(peerId).map((connection) => this.#closeConnection(connection)))
+    await Promise.all(
+      this.#connections(peerId).map((connection) => this.#closeConnection(connection)),
+    )
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -244,11 +266,17 @@ class Libp2pHost implements Host {
 
   #connections(peerId: string): Connection[] {
     // A connection that is closing stays listed until its socket has closed.
-    return this.#node.getConnections(this.#peerIdFromString(peerId)).filter(({ status }) => status === 'open')
+    return this.#node
+      .getConnections(this.#peerIdFromString(peerId))
+      .filter(({ status }) => status === 'open')
   }
 
   /** Undefined without a connection that works. One that does not is closed, for a dial would get it again. */
-  async #openExisting(peerId: string, protocol: string, options: OpenOptions): Promise<FrameChannel | undefined> {
+  async #openExisting(
+    peerId: string,
+    protocol: string,
+    options: OpenOptions,
+  ): Promise<FrameChannel | undefined> {
     for (const connection of this.#connections(peerId)) {
       try {
         return await this.#openStream(connection, protocol, options)
@@ -305,10 +333,14 @@ class Libp2pHost implements Host {
     } catch (error) {
       limit.signal.throwIfAborted()
       if (error instanceof Error && error.name === 'ConnectionInterceptedError')
-        throw new MeshError('MESH0123', `${address}: this node does not admit the node there`, {
-          where: address.toString(),
-          cause: error,
-        })
+        throw new MeshError(
+          'MESH0123',
+          `${address.toString()}: this node does not admit the node there`,
+          {
+            where: address.toString(),
+            cause: error,
+          },
+        )
       throw error
     } finally {
       limit.cancel()
@@ -371,12 +403,16 @@ interface OpenOptions {
 
 /** What tells most: a node that answered and refused rather than one that did not answer. */
 function bestOf(failures: readonly MeshError[], what: string): MeshError {
-  const telling = failures.find(({ code }) => code !== 'MESH0120') ?? (failures.length === 1 ? failures[0] : undefined)
+  const telling =
+    failures.find(({ code }) => code !== 'MESH0120') ??
+    (failures.length === 1 ? failures[0] : undefined)
   if (telling !== undefined) return telling
   const lines = failures.map(({ message }) => `\n  ${message}`)
   return new MeshError(
     'MESH0120',
-    lines.length === 0 ? `${what} is not connected, and has no address to dial` : `${what} does not answer:${lines.join('')}`,
+    lines.length === 0
+      ? `${what} is not connected, and has no address to dial`
+      : `${what} does not answer:${lines.join('')}`,
   )
 }
 
@@ -386,16 +422,24 @@ function listenError(error: unknown, addresses: readonly string[]): unknown {
   if (found === null) return error
   const [text, errno] = found
   const port = /:(\d+)$/.exec(text)?.[1] ?? '0'
-  const address = addresses.find((candidate) => candidate.includes(`/tcp/${port}`)) ?? addresses.join(', ')
+  const address =
+    addresses.find((candidate) => candidate.includes(`/tcp/${port}`)) ?? addresses.join(', ')
   if (errno !== 'EADDRINUSE')
-    return new MeshError('MESH0104', `cannot listen on ${address}: ${text}`, { where: address, cause: error })
+    return new MeshError('MESH0104', `cannot listen on ${address}: ${text}`, {
+      where: address,
+      cause: error,
+    })
   const pid = findListener(Number(port))
   const holder = pid === undefined ? 'another process' : `process ${pid}`
-  return new MeshError('MESH0103', `${address} is taken: ${holder} listens on port ${port} (EADDRINUSE)`, {
-    where: address,
-    cause: error,
-    hints: ['choose another with --listen MULTIADDR; port 0 takes a free one'],
-  })
+  return new MeshError(
+    'MESH0103',
+    `${address} is taken: ${holder} listens on port ${port} (EADDRINUSE)`,
+    {
+      where: address,
+      cause: error,
+      hints: ['choose another with --listen MULTIADDR; port 0 takes a free one'],
+    },
+  )
 }
 
 /** The process that listens on a TCP port, where /proc shows it to this user. Reads files of the kernel only. */
@@ -403,7 +447,9 @@ export function findListener(port: number): number | undefined {
   const LISTEN = '0A'
   const inodes = new Set<string>()
   for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
-    for (const line of existsSync(table) ? readFileSync(table, 'latin1').split('\n').slice(1) : []) {
+    for (const line of existsSync(table)
+      ? readFileSync(table, 'latin1').split('\n').slice(1)
+      : []) {
       const fields = line.trim().split(/\s+/)
       const [, local = '', , state] = fields
       if (state === LISTEN && Number.parseInt(local.split(':')[1] ?? '', 16) === port)
@@ -414,7 +460,8 @@ export function findListener(port: number): number | undefined {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
     try {
       const directory = `/proc/${pid}/fd`
-      if (readdirSync(directory).some((fd) => inodes.has(readlinkSync(`${directory}/${fd}`)))) return Number(pid)
+      if (readdirSync(directory).some((fd) => inodes.has(readlinkSync(`${directory}/${fd}`))))
+        return Number(pid)
     } catch (error) {
       // Processes end, and those of other users do not show their descriptors.
       if (!hasCode(error, 'ENOENT', 'EACCES', 'EPERM', 'ESRCH')) throw error

@@ -201,7 +201,8 @@ export class Logs {
 async function* readLive(log: LiveLog, offsetBytes: number, follow: boolean, signal: AbortSignal): AsyncIterable<Uint8Array> {
   let position = offsetBytes
   let wake: (() => void) | undefined
-  using _changes = log.onChange(() => wake?.())
+  using changes = log.onChange(() => wake?.())
+  void changes
   const onAbort = (): void => wake?.()
   signal.addEventListener('abort', onAbort, { once: true })
   /** Resolves at the next change; at once when `hasChanged` is true already. */
@@ -212,7 +213,8 @@ async function* readLive(log: LiveLog, offsetBytes: number, follow: boolean, sig
     })
   try {
     // Nothing is written before the inputs are there.
-    while (follow && log.isOpen() && log.sizeBytes() === 0 && !signal.aborted) await change(() => log.sizeBytes() > 0)
+    if (follow)
+      while (log.isOpen() && log.sizeBytes() === 0 && !signal.aborted) await change(() => log.sizeBytes() > 0)
     if (log.sizeBytes() === 0) return
     await using file = await open(log.path, 'r')
     while (!signal.aborted) {

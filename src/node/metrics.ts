@@ -14,15 +14,17 @@ export function openMetrics(source: MetricsSource): Registry {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
   const gauge = (name: string, help: string, labelNames: readonly string[], collect: (gauge: Gauge) => void): void => {
-    new Gauge({
-      name,
-      help,
-      labelNames: [...labelNames],
-      registers: [registry],
-      collect() {
-        collect(this)
-      },
-    })
+    registry.registerMetric(
+      new Gauge({
+        name,
+        help,
+        labelNames: [...labelNames],
+        registers: [],
+        collect() {
+          collect(this)
+        },
+      }),
+    )
   }
   gauge('mesh_build_info', 'Always 1; the version is its label.', ['version'], (g) => g.set({ version: source.version }, 1))
   gauge('mesh_nodes', 'Nodes that this node schedules for, by state.', ['state'], (g) => {

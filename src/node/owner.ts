@@ -297,7 +297,15 @@ function isNeeded(fact: Fact, state: Scheduler['state']): boolean {
       return state.attempts.has(fact.attempt)
     case 'evicted':
       return false
-    default:
+    case 'detachable':
+    case 'bound':
+    case 'joined':
+    case 'pinned':
+    case 'failed':
+    case 'rewound':
+    case 'reopened':
+    case 'noticed':
+    case 'closed':
       return state.requests.has(fact.request)
   }
 }

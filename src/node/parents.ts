@@ -40,7 +40,10 @@ interface ParentsDeps {
   readonly random: Random
   readonly log: Logger
   /** Dials one address and exchanges the first messages. */
-  readonly connect: (address: string, options: { readonly signal: AbortSignal }) => Promise<PeerLink>
+  readonly connect: (
+    address: string,
+    options: { readonly signal: AbortSignal },
+  ) => Promise<PeerLink>
 }
 
 interface ParentsOptions {
@@ -138,7 +141,10 @@ class ParentSupervisor implements Parents {
     const limit = deadline(
       this.#deps.clock,
       CONNECT_MS_MAX,
-      () => new MeshError('MESH0120', `${address}: no link within ${CONNECT_MS_MAX / 1000} s`, { where: address }),
+      () =>
+        new MeshError('MESH0120', `${address}: no link within ${CONNECT_MS_MAX / 1000} s`, {
+          where: address,
+        }),
       this.#stopping.signal,
     )
     try {
@@ -147,7 +153,8 @@ class ParentSupervisor implements Parents {
       if (!this.#stopping.signal.aborted) {
         // Once per reason: a parent that is away for a day is no reason for thousands of lines.
         const message = messageOf(error)
-        if (this.#errors.get(address) !== message) this.#log.warn({ err: error, address }, 'parent not reached')
+        if (this.#errors.get(address) !== message)
+          this.#log.warn({ err: error, address }, 'parent not reached')
         this.#errors.set(address, message)
       }
       return undefined

@@ -50,7 +50,11 @@ export interface PeerLink {
   /** One call, one answer. Throws the peer's own MeshError, MESH0505 when the link closes, MESH0303 when busy. */
   call<T>(call: Call, answer: z.ZodType<T>, options: { readonly signal: AbortSignal }): Promise<T>
   /** One call, many answers; throws like `call`. Leaving the loop or aborting tells the peer to stop. */
-  stream<T>(call: Call, answer: z.ZodType<T>, options: { readonly signal: AbortSignal }): AsyncIterable<T>
+  stream<T>(
+    call: Call,
+    answer: z.ZodType<T>,
+    options: { readonly signal: AbortSignal },
+  ): AsyncIterable<T>
   /** Ends the link at once. Idempotent: the first reason counts. */
   close(reason: string): void
   /** The reason; never rejects. */
@@ -91,7 +95,11 @@ export async function openPeerLink(
   const limit = deadline(
     clock,
     HELLO_MS_MAX,
-    () => new MeshError('MESH0120', `${channel.remotePeer} did not say hello within ${HELLO_MS_MAX / 1000} s`),
+    () =>
+      new MeshError(
+        'MESH0120',
+        `${channel.remotePeer} did not say hello within ${HELLO_MS_MAX / 1000} s`,
+      ),
     options.signal,
   )
   const onAbort = (): void => channel.close()
@@ -149,7 +157,10 @@ function judgeHello(frame: Uint8Array, remotePeer: string, own: HelloMessage): H
   const remote = parseWith(WorkMessage, value, what)
   if (remote.type !== 'hello') throw new MeshError('MESH0210', `${what} is a ${remote.type}`)
   if (remote.record.peerId !== remotePeer)
-    throw new MeshError('MESH0123', `${remotePeer} (${record.name}) says that it is ${remote.record.peerId}`)
+    throw new MeshError(
+      'MESH0123',
+      `${remotePeer} (${record.name}) says that it is ${remote.record.peerId}`,
+    )
   return remote
 }
 
@@ -203,11 +214,18 @@ class Link implements PeerLink {
     this.#state()
   }
 
-  async call<T>(call: Call, answer: z.ZodType<T>, options: { readonly signal: AbortSignal }): Promise<T> {
+  async call<T>(
+    call: Call,
+    answer: z.ZodType<T>,
+    options: { readonly signal: AbortSignal },
+  ): Promise<T> {
     const answers = this.stream(call, answer, options)
     const first = await answers.next()
     if (first.done === true)
-      throw new MeshError('MESH0505', `${this.remote.record.name} ended ${call.method} without an answer`)
+      throw new MeshError(
+        'MESH0505',
+        `${this.remote.record.name} ended ${call.method} without an answer`,
+      )
     await answers.return(undefined)
     return first.value
   }
@@ -221,7 +239,10 @@ class Link implements PeerLink {
     const name = this.remote.record.name
     if (this.#reason !== undefined) throw this.#closedError()
     if (this.#asked.size >= CALLS_MAX)
-      throw new MeshError('MESH0303', `busy: ${this.#asked.size} calls to ${name} wait for their answers`)
+      throw new MeshError(
+        'MESH0303',
+        `busy: ${this.#asked.size} calls to ${name} wait for their answers`,
+      )
     const id = this.#nextCall++
     const answers = new Answers(name)
     const onAbort = (): void => answers.fail(signal.reason)
@@ -278,7 +299,8 @@ class Link implements PeerLink {
         handlers.onDesired?.(message)
         return
       case 'call':
-        if (this.#served.has(message.id)) throw new MeshError('MESH0210', `call ${message.id} twice`)
+        if (this.#served.has(message.id))
+          throw new MeshError('MESH0210', `call ${message.id} twice`)
         void this.#serve(message.id, message.call, handlers)
         return
       case 'answer':
@@ -293,7 +315,10 @@ class Link implements PeerLink {
 
   async #serve(id: number, call: Call, handlers: LinkHandlers): Promise<void> {
     if (this.#served.size >= SERVED_MAX) {
-      const busy = new MeshError('MESH0303', `busy: ${this.#served.size} calls of this peer are being answered`)
+      const busy = new MeshError(
+        'MESH0303',
+        `busy: ${this.#served.size} calls of this peer are being answered`,
+      )
       this.#post({ type: 'answer', id, body: null, error: wireError(busy), done: true })
       return
     }
@@ -312,7 +337,8 @@ class Link implements PeerLink {
       }
     } catch (error) {
       if (!controller.signal.aborted) {
-        if (!(error instanceof MeshError)) this.#log.error({ err: error, method: call.method }, 'call failed')
+        if (!(error instanceof MeshError))
+          this.#log.error({ err: error, method: call.method }, 'call failed')
         this.#post({ type: 'answer', id, body: null, error: wireError(error), done: true })
       }
     } finally {
@@ -358,7 +384,9 @@ class Link implements PeerLink {
 
   /** Sends without waiting for room. A channel that has closed is noticed by its reader. */
   #post(message: WorkMessage): void {
-    this.#send(message).catch((error: unknown) => this.#log.debug({ err: error }, 'message not sent'))
+    this.#send(message).catch((error: unknown) =>
+      this.#log.debug({ err: error }, 'message not sent'),
+    )
   }
 
   #watchSilence(): void {
@@ -370,7 +398,10 @@ class Link implements PeerLink {
   }
 
   #closedError(): MeshError {
-    return new MeshError('MESH0505', `the link to ${this.remote.record.name} closed: ${this.#reason}`)
+    return new MeshError(
+      'MESH0505',
+      `the link to ${this.remote.record.name} closed: ${this.#reason}`,
+    )
   }
 }
 
@@ -399,7 +430,10 @@ class Answers {
     if (this.#bodies.length > UNREAD_ANSWERS_MAX || this.#bytes > UNREAD_ANSWER_BYTES_MAX) {
       this.#bodies = []
       this.fail(
-        new MeshError('MESH0505', `answers of ${this.#peerName} were read too slowly: more than ${UNREAD_ANSWERS_MAX}, or ${UNREAD_ANSWER_BYTES_MAX} bytes, waited`),
+        new MeshError(
+          'MESH0505',
+          `answers of ${this.#peerName} were read too slowly: more than ${UNREAD_ANSWERS_MAX}, or ${UNREAD_ANSWER_BYTES_MAX} bytes, waited`,
+        ),
       )
     }
     this.#wake?.()
@@ -429,8 +463,12 @@ class Answers {
 
 type WireError = NonNullable<AnswerMessage['error']>
 
+/** In the form that the schema of an error allows. */
+function cut(text: string, lengthMax: number): string {
+  return text.replaceAll('\0', '\u{fffd}').slice(0, lengthMax)
+}
+
 function wireError(error: unknown): WireError {
-  const cut = (text: string, lengthMax: number): string => text.replaceAll('\0', '\u{fffd}').slice(0, lengthMax)
   return {
     code: error instanceof MeshError ? error.code : 'MESH0001',
     message: cut(messageOf(error), ERROR_TEXT_MAX),

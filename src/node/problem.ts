@@ -1,5 +1,5 @@
 /** Errors as the API tells them: RFC 9457 problem documents with a MESH code. */
-import { ERRORS, MeshError, messageOf } from '../base/errors.ts'
+import { ERRORS, EXIT, MeshError, messageOf, type ErrorCode } from '../base/errors.ts'
 import type { Problem } from '../wire/api.ts'
 import type { ApiAnswer } from '../wire/work-messages.ts'
 
@@ -22,22 +22,18 @@ export function problemAnswer(error: unknown): ApiAnswer {
   return { status: problem.status, body: JSON.stringify(problem) }
 }
 
+/** HTTP statuses of codes that are not plainly the client's (400) or the server's (500) fault. */
+const STATUS: Partial<Record<ErrorCode, number>> = {
+  MESH0108: 503,
+  MESH0120: 503,
+  MESH0123: 403,
+  MESH0303: 429,
+  MESH0501: 404,
+  MESH0503: 507,
+  MESH0601: 404,
+  MESH0603: 403,
+}
+
 function statusOf(error: MeshError): number {
-  switch (error.code) {
-    case 'MESH0601':
-    case 'MESH0501':
-      return 404
-    case 'MESH0603':
-    case 'MESH0123':
-      return 403
-    case 'MESH0303':
-      return 429
-    case 'MESH0120':
-    case 'MESH0108':
-      return 503
-    case 'MESH0503':
-      return 507
-    default:
-      return ERRORS[error.code].exit === 2 ? 400 : 500
-  }
+  return STATUS[error.code] ?? (ERRORS[error.code].exit === EXIT.usage ? 400 : 500)
 }

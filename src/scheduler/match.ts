@@ -77,7 +77,7 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     memoryBytes,
     diskBytes,
   }
-  return { ...parts, bindings, key: JSON.stringify([parts, [...bindings].toSorted()]) }
+  return { ...parts, bindings, key: JSON.stringify([parts, [...bindings].toSorted(([a], [b]) => (a < b ? -1 : 1))]) }
 }
 
 /** All that is known of two userlands that do not contradict each other; its tools are sorted. */

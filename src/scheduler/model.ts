@@ -115,6 +115,7 @@ export interface Attempt {
   bytes: BytesMoved
   error: string | null
   log: BlobRef | null
+  exitCode: number | null
   endedAtWall: number | undefined
   /** Volatile: the journal's sequence number of its last change; nothing about it is sent before that is synced. */
   factSeq: number

@@ -5,6 +5,7 @@
  * facts to the journal, syncs it, and only then carries the other effects out; what it sends to a node is
  * asked for with `desiredOf`, which leaves out what is not synced yet. No clock, no I/O, no promise here.
  */
+import assert from 'node:assert/strict'
 import { derivedId } from '../base/random.ts'
 import type { Failure } from '../wire/api.ts'
 import { actionDigest, makeAction, type Action } from '../wire/action.ts'
@@ -321,7 +322,7 @@ export class Scheduler {
     if (job.phase === 'waiting') this.#enqueue(job)
     const live = job.attempts.find(isLive)
     if (live !== undefined) {
-      if (live.userland !== null) this.#bind(request, live.system, live.userland)
+      this.#bind([step], live.system, live.userland)
       this.#effects.push({ type: 'desired', peerId: live.node.peerId })
     }
   }
@@ -352,14 +353,22 @@ export class Scheduler {
     return false
   }
 
-  #bind(request: Request, system: string, userland: Userland): void {
-    const bound = request.bindings.get(system)
-    const merged = mergeUserlands(bound, userland)
-    if (bound !== undefined && Object.keys(merged.tools).length === Object.keys(bound.tools).length) return
-    this.#fact({ type: 'bound', request: request.wire.id, system, userland: merged })
-    // Its other waiting jobs must now be built with the same userland, apart from requests bound to others.
-    for (const { phase, job } of request.steps.values())
-      if (phase === 'open' && job?.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
+  /** What the steps wait for is made with `userland`: so is all else of their requests from now on. */
+  #bind(steps: Iterable<Step>, system: string, userland: Userland | null): void {
+    if (userland === null) return
+    const changed: Request[] = []
+    for (const { request } of steps) {
+      const bound = request.bindings.get(system)
+      assert(fitsBinding(userland, bound), `${request.wire.id} is bound to another userland`)
+      const merged = mergeUserlands(bound, userland)
+      if (bound !== undefined && Object.keys(merged.tools).length === Object.keys(bound.tools).length) continue
+      this.#fact({ type: 'bound', request: request.wire.id, system, userland: merged })
+      changed.push(request)
+    }
+    // Their other waiting jobs move to nodes that match. Only now: on the way steps may join other runs.
+    for (const request of changed)
+      for (const { phase, job } of request.steps.values())
+        if (phase === 'open' && job?.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
   }
 
   #close(request: Request, state: 'done' | 'failed' | 'cancelled'): void {
@@ -465,8 +474,7 @@ export class Scheduler {
   }
 
   #pinAll(job: Job, result: ActionResult, cached: boolean): void {
-    if (result.userland !== null)
-      for (const step of [...job.waiters]) this.#bind(step.request, result.builder.system, result.userland)
+    this.#bind(job.waiters, result.builder.system, result.userland)
     for (const step of [...job.waiters]) {
       if (!job.waiters.has(step)) continue
       const before = step.outputs
@@ -600,8 +608,8 @@ export class Scheduler {
     if (attempt === undefined) return
     attempt.leaseUntilMs = this.#moment.nowMs + LEASE_MS + LEASE_SLACK_MS
     this.#reserve(node, attempt)
-    for (const step of [...job.waiters]) {
-      if (userland !== null) this.#bind(step.request, environment.system, userland)
+    this.#bind(job.waiters, environment.system, userland)
+    for (const step of job.waiters) {
       this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
     }
     this.#effects.push({ type: 'desired', peerId: node.peerId })
@@ -762,10 +770,8 @@ export class Scheduler {
       for (const other of job.attempts)
         if (isLive(other)) this.#endAttempt(other, 'superseded', `${node.record.name} was found to run it already`)
       this.#fact({ type: 'adopted', attempt: attempt.id })
-      for (const step of [...job.waiters]) {
-        if (attempt.userland !== null) this.#bind(step.request, attempt.system, attempt.userland)
-        this.#effects.push({ type: 'step', step })
-      }
+      this.#bind(job.waiters, attempt.system, attempt.userland)
+      for (const step of job.waiters) this.#effects.push({ type: 'step', step })
     }
     if (!isLive(attempt)) return
     const isChanged = attempt.state !== running.phase || !attempt.confirmed
@@ -797,6 +803,7 @@ export class Scheduler {
       phases: finished?.phases ?? attempt.phases,
       bytes: finished?.bytes ?? NO_BYTES,
       log: finished?.outcome.kind === 'failed' ? finished.outcome.log : null,
+      exitCode: exitCodeOf(finished?.outcome),
       atWall: this.#moment.wallMs,
     })
     const node = this.nodes.get(attempt.node.peerId)
@@ -1022,6 +1029,11 @@ export function limitsOf(job: Job): Limits {
 function ownLimit(step: Step, name: 'timeout' | 'silent' | 'log'): number {
   const { run } = step.derivation
   return name === 'timeout' ? run.timeoutMs : name === 'silent' ? run.maxSilentMs : run.maxLogBytes
+}
+
+function exitCodeOf(outcome: FinishedAttempt['outcome'] | undefined): number | null {
+  if (outcome?.kind === 'built') return 0
+  return outcome?.kind === 'failed' ? outcome.exitCode : null
 }
 
 function nameOf(job: Job): string {

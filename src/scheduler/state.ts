@@ -167,6 +167,7 @@ export class State {
       bytes: { peer: 0, mirror: 0, local: 0 },
       error: null,
       log: null,
+      exitCode: null,
       endedAtWall: undefined,
       factSeq: this.factSeq,
       leaseUntilMs: Number.POSITIVE_INFINITY,
@@ -195,6 +196,7 @@ export class State {
     attempt.phases = fact.phases
     attempt.bytes = fact.bytes
     attempt.log = fact.log
+    attempt.exitCode = fact.exitCode
     attempt.endedAtWall = fact.atWall
     const job = attempt.job
     for (const waiter of job.waiters)

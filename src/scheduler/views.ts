@@ -25,6 +25,7 @@ function attemptView(attempt: Attempt): AttemptView {
     phases: attempt.phases,
     usage: attempt.usage,
     error: attempt.error,
+    exitCode: attempt.exitCode,
   }
 }
 

@@ -19,11 +19,11 @@ import { openLevel } from './blob-index.ts'
 import { diskError } from './disk.ts'
 
 /** Results kept; beyond it the one that was first stored longest ago goes. About 1 KiB each. */
-export const CACHED_RESULTS_MAX = 1_000_000
+const CACHED_RESULTS_MAX = 1_000_000
 /** Actions remembered per job: one per variant and host fingerprint that built it lately. */
-export const ACTIONS_PER_JOB_MAX = 8
+const ACTIONS_PER_JOB_MAX = 8
 
-export interface CachedResult {
+interface CachedResult {
   readonly signed: SignedResult
   readonly result: ActionResult
 }

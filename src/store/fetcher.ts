@@ -28,7 +28,7 @@ const FETCHES_AT_ONCE = 8
 /** The others are used meanwhile; then it is as if nobody had been located. */
 const LOCATE_MS = 2_000
 /** Blobs of one tree. */
-export const TREE_BLOBS_MAX = 500_000
+const TREE_BLOBS_MAX = 500_000
 
 /** Bytes by where they came from. */
 export interface FetchedBytes {
@@ -37,12 +37,12 @@ export interface FetchedBytes {
   readonly mirror: number
 }
 
-export interface Fetched {
+interface Fetched {
   readonly from: keyof FetchedBytes
   readonly bytes: number
 }
 
-export interface FetchOptions {
+interface FetchOptions {
   /** Sources that probably have it, best first. */
   readonly hints?: readonly BlobSource[]
   readonly signal: AbortSignal

@@ -85,6 +85,8 @@ export const AttemptView = z.object({
   usage: Usage.nullable(),
   /** Why it ended without a result. */
   error: z.string().nullable(),
+  /** Of the command, 128 + N for signal N; 1 for a failure that is not the command's own. */
+  exitCode: z.int().min(0).max(255).nullable(),
 })
 export type AttemptView = z.infer<typeof AttemptView>
 

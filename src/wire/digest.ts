@@ -4,6 +4,7 @@
  *
  * A blob's id is the sha256 of its whole bytes, so it equals `sha256sum`, REAPI and OCI digests.
  */
+import assert from 'node:assert/strict'
 import { createHash, hash } from 'node:crypto'
 import { CID } from 'multiformats/cid'
 import * as multihash from 'multiformats/hashes/digest'
@@ -23,6 +24,12 @@ export function isDigest(text: string): text is Digest {
   return HEX.test(text)
 }
 
+/** What node:crypto gives as hex is always a digest. */
+function asDigest(hex: string): Digest {
+  assert(isDigest(hex))
+  return hex
+}
+
 export function digestFromBytes(bytes: Uint8Array): Digest {
   const hex = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('hex')
   if (!isDigest(hex)) throw new MeshError('MESH0210', `a digest has 32 bytes, not ${bytes.byteLength}`)
@@ -35,8 +42,7 @@ export function digestBytes(digest: Digest): Uint8Array<ArrayBuffer> {
 
 /** sha256 of bytes that are in memory already; use `Hasher` for streams. */
 export function sha256(bytes: Uint8Array | string): Digest {
-  // node:crypto returns exactly 64 lower-case hex digits.
-  return hash('sha256', bytes, 'hex') as Digest
+  return asDigest(hash('sha256', bytes, 'hex'))
 }
 
 /** sha256 of a stream. */
@@ -46,7 +52,7 @@ export class Hasher {
     this.#hash.update(bytes)
   }
   digest(): Digest {
-    return this.#hash.digest('hex') as Digest
+    return asDigest(this.#hash.digest('hex'))
   }
 }
 
@@ -77,14 +83,17 @@ export function parseCid(text: string): { digest: Digest; kind: 'raw' | 'object'
 }
 
 /** Digest in JSON and in memory. */
-export const DigestHex: z.ZodType<Digest, string> = z.string().refine(isDigest) as never
+export const DigestHex = z.custom<Digest>(
+  (value) => typeof value === 'string' && isDigest(value),
+  'expected 64 lower-case hex digits',
+)
 
 /** Digest on the wire: 32 bytes there, hex here. */
-export const DigestBytes: z.ZodType<Digest, Uint8Array> = z.codec(
+export const DigestBytes = z.codec(
   z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength === 32, 'a digest has 32 bytes'),
-  z.string(),
-  { decode: (bytes) => digestFromBytes(bytes), encode: (hex) => digestBytes(hex as Digest) },
-) as never
+  DigestHex,
+  { decode: (bytes) => digestFromBytes(bytes), encode: (digest) => digestBytes(digest) },
+)
 
 /** Bytes named by digest and size. */
 export interface BlobRef {

@@ -73,6 +73,8 @@ export const Fact = z.discriminatedUnion('type', [
     phases: Phases,
     bytes: BytesMoved,
     log: BlobRefWire.nullable(),
+    /** Of the command, 128 + N for signal N; 1 for a failure that is not the command's own. */
+    exitCode: z.int().min(0).max(255).nullable(),
     atWall: wallMs,
   }),
   /** The outputs of the step are pinned for this request. */

@@ -18,6 +18,9 @@ import { cidOf, sha256 } from '../../src/wire/digest.ts'
 import { FakeDaemon, PEER_ID } from './fake-daemon.ts'
 import { MESH, Workplace } from './mesh-process.ts'
 
+/** Of util-linux: runs a command on a terminal. */
+const PTY_TOOL = 'script'
+
 const HELLO = `mesh = 1
 [derivation.hello]
 builder = "/bin/sh"
@@ -234,7 +237,7 @@ test(
   {
     timeout: 60_000,
     skip:
-      spawnSync('script', ['--version']).error === undefined
+      spawnSync(PTY_TOOL, ['--version']).error === undefined
         ? false
         : 'the tool "script" is absent',
   },
@@ -243,7 +246,7 @@ test(
     using place = helloPlace()
     daemon.hold = { class: 'unsatisfiable', text: 'no node has it' }
     const child = spawn(
-      'script',
+      PTY_TOOL,
       ['-qec', `${MESH} submit hello.mesh.toml --data ${daemon.directory}`, '/dev/null'],
       {
         cwd: place.directory,

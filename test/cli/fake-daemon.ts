@@ -386,6 +386,7 @@ export class FakeDaemon implements AsyncDisposable {
       phases: {},
       usage: null,
       error: null,
+      exitCode: null,
     }
     job.view = { ...job.view, key, state: 'running', attempts: [attempt] }
     tell(request)

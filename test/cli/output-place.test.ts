@@ -1,6 +1,14 @@
 /** The directory of outputs: what may be replaced, also after a submit that was killed half-way. */
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -26,7 +34,10 @@ const write = (directory: string, texts: Readonly<Record<string, string>>): Prom
   )
 
 class Directory implements Disposable {
-  readonly path = mkdtempSync(join(tmpdir(), 'mesh-out-'))
+  readonly path: string
+  constructor() {
+    this.path = mkdtempSync(join(tmpdir(), 'mesh-out-'))
+  }
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true })
   }
@@ -46,10 +57,16 @@ test('output-place: killed between the marker and the swap, either content may b
   using directory = new Directory()
   const out = directory.path
   await write(out, { x: 'old' })
-  writeFileSync(join(out, MARKER_FILE), JSON.stringify({ v: 1, outputs: { x: [file('old'), file('new')] } }))
+  writeFileSync(
+    join(out, MARKER_FILE),
+    JSON.stringify({ v: 1, outputs: { x: [file('old'), file('new')] } }),
+  )
   await write(out, { x: 'third' })
   assert.equal(readFileSync(join(out, 'x'), 'utf8'), 'third')
-  writeFileSync(join(out, MARKER_FILE), JSON.stringify({ v: 1, outputs: { x: [file('third'), file('new')] } }))
+  writeFileSync(
+    join(out, MARKER_FILE),
+    JSON.stringify({ v: 1, outputs: { x: [file('third'), file('new')] } }),
+  )
   writeFileSync(join(out, 'x'), 'new')
   await write(out, { x: 'fourth' })
   assert.equal(readFileSync(join(out, 'x'), 'utf8'), 'fourth')

@@ -74,6 +74,7 @@ function attempt(change: Partial<AttemptView> = {}): AttemptView {
     phases: {},
     usage: null,
     error: null,
+    exitCode: null,
     ...change,
   }
 }

@@ -11,7 +11,11 @@ export const never = new AbortController().signal
 /** The first byte of the seed makes the identity. */
 export function host(
   identity: number,
-  options: { readonly listen?: readonly string[]; readonly admits?: (peerId: string) => boolean; readonly clock?: Clock } = {},
+  options: {
+    readonly listen?: readonly string[]
+    readonly admits?: (peerId: string) => boolean
+    readonly clock?: Clock
+  } = {},
 ): Promise<Host> {
   return openHost(
     { log: pino({ level: 'silent' }), clock: options.clock ?? systemClock() },
@@ -29,7 +33,11 @@ export function bareAddress(of: Host): string {
   return (of.listenAddresses()[0] ?? '').replace(/\/p2p\/.*/, '')
 }
 
-export function hello(peerId: string, name: string, versions: HelloMessage['versions'] = WORK_VERSION): HelloMessage {
+export function hello(
+  peerId: string,
+  name: string,
+  versions: HelloMessage['versions'] = WORK_VERSION,
+): HelloMessage {
   return {
     type: 'hello',
     versions,

@@ -20,7 +20,9 @@ const accepted: FrameChannel[] = []
 before(async () => {
   listener = await host(11)
   dialer = await host(12, { listen: [] })
-  await listener.handle(PROTOCOL, { frameBytesMax: 1024, streamsMax: 4 }, (channel) => accepted.push(channel))
+  await listener.handle(PROTOCOL, { frameBytesMax: 1024, streamsMax: 4 }, (channel) =>
+    accepted.push(channel),
+  )
 })
 after(async () => {
   await Promise.all([listener[Symbol.asyncDispose](), dialer[Symbol.asyncDispose]()])
@@ -37,8 +39,15 @@ async function failure(opening: Promise<unknown>): Promise<MeshError> {
   return assert.fail('it did not fail')
 }
 
-async function startHost(identity: number, listen = LOOPBACK): Promise<{ child: ChildProcess; address: string }> {
-  const child = fork(join(import.meta.dirname, 'idle-host.ts'), [String(identity), listen, PROTOCOL], { execArgv: [] })
+async function startHost(
+  identity: number,
+  listen = LOOPBACK,
+): Promise<{ child: ChildProcess; address: string }> {
+  const child = fork(
+    join(import.meta.dirname, 'idle-host.ts'),
+    [String(identity), listen, PROTOCOL],
+    { execArgv: [] },
+  )
   const [[address]] = await once(child, 'message')
   return { child, address }
 }
@@ -48,12 +57,17 @@ test('libp2p-host: the seed makes the identity, and addresses end with it', asyn
   assert.equal(again.peerId, listener.peerId)
   assert.match(again.peerId, /^12D3KooW/)
   assert.equal(again.listenAddresses().length, 1)
-  assert.match(again.listenAddresses()[0] ?? '', new RegExp(`^/ip4/127.0.0.1/tcp/[1-9]\\d*/p2p/${again.peerId}$`))
+  assert.match(
+    again.listenAddresses()[0] ?? '',
+    new RegExp(`^/ip4/127.0.0.1/tcp/[1-9]\\d*/p2p/${again.peerId}$`),
+  )
   assert.deepEqual(dialer.listenAddresses(), [])
 })
 
 test('libp2p-host: a second channel uses the connection that is there, whoever dialled it', async () => {
-  await dialer.handle(PROTOCOL, { frameBytesMax: 1024, streamsMax: 4 }, (channel) => accepted.push(channel))
+  await dialer.handle(PROTOCOL, { frameBytesMax: 1024, streamsMax: 4 }, (channel) =>
+    accepted.push(channel),
+  )
   accepted.length = 0
   const first = await dialer.open({ addresses: listener.listenAddresses() }, PROTOCOL, open)
   assert.equal(first.remotePeer, listener.peerId)
@@ -99,7 +113,11 @@ test('libp2p-host: the process that listens on a port is found, a free port has 
 
 test('libp2p-host: addresses are tried in turn, and each failure is told', async () => {
   const dead = '/ip4/127.0.0.1/tcp/1'
-  const channel = await dialer.open({ addresses: [dead, ...listener.listenAddresses()] }, PROTOCOL, open)
+  const channel = await dialer.open(
+    { addresses: [dead, ...listener.listenAddresses()] },
+    PROTOCOL,
+    open,
+  )
   assert.equal(channel.remotePeer, listener.peerId)
   await dialer.hangUp(listener.peerId)
   const error = await failure(dialer.open({ addresses: [dead, 'nonsense'] }, PROTOCOL, open))
@@ -112,17 +130,26 @@ test('libp2p-host: another peer at the address than the pinned one is an error',
   const addresses = [bareAddress(other)]
   const error = await failure(dialer.open({ peerId: listener.peerId, addresses }, PROTOCOL, open))
   assert.equal(error.code, 'MESH0120')
-  assert(error.message.includes(other.peerId) && error.message.includes(listener.peerId), error.message)
-  const named = await failure(dialer.open({ peerId: listener.peerId, addresses: other.listenAddresses() }, PROTOCOL, open))
+  assert(
+    error.message.includes(other.peerId) && error.message.includes(listener.peerId),
+    error.message,
+  )
+  const named = await failure(
+    dialer.open({ peerId: listener.peerId, addresses: other.listenAddresses() }, PROTOCOL, open),
+  )
   assert.match(named.message, /names another node than/)
   assert(!dialer.isConnected(other.peerId))
 })
 
 test('libp2p-host: both sides refuse peers that they do not admit, and the refused one is told', async () => {
   await using strict = await host(15, { admits: (peerId) => peerId !== dialer.peerId })
-  await strict.handle(PROTOCOL, { frameBytesMax: 1024, streamsMax: 4 }, () => assert.fail('a refused peer got a channel'))
+  await strict.handle(PROTOCOL, { frameBytesMax: 1024, streamsMax: 4 }, () =>
+    assert.fail('a refused peer got a channel'),
+  )
   for (let round = 0; round < 5; round++) {
-    const error = await failure(dialer.open({ addresses: strict.listenAddresses() }, PROTOCOL, open))
+    const error = await failure(
+      dialer.open({ addresses: strict.listenAddresses() }, PROTOCOL, open),
+    )
     assert.equal(error.code, 'MESH0123')
     assert(error.message.includes(dialer.peerId), error.message)
   }
@@ -133,7 +160,9 @@ test('libp2p-host: both sides refuse peers that they do not admit, and the refus
 })
 
 test('libp2p-host: a protocol that the peer does not speak is told as such, and the connection is kept', async () => {
-  const error = await failure(dialer.open({ addresses: listener.listenAddresses() }, '/mesh/none/1', open))
+  const error = await failure(
+    dialer.open({ addresses: listener.listenAddresses() }, '/mesh/none/1', open),
+  )
   assert.equal(error.code, 'MESH0121')
   assert(error.message.includes('/mesh/none/1'), error.message)
   assert(dialer.isConnected(listener.peerId))
@@ -155,7 +184,9 @@ test('libp2p-host: a stream over the limit of the peer ends, those before it go 
 })
 
 test('libp2p-host: 40 nodes of one address connect at once', async () => {
-  const nodes = await Promise.all(Array.from({ length: 40 }, (_, index) => host(100 + index, { listen: [] })))
+  const nodes = await Promise.all(
+    Array.from({ length: 40 }, (_, index) => host(100 + index, { listen: [] })),
+  )
   const channels = await Promise.all(
     nodes.map((node) => node.open({ addresses: listener.listenAddresses() }, PROTOCOL, open)),
   )
@@ -166,11 +197,17 @@ test('libp2p-host: 40 nodes of one address connect at once', async () => {
 
 test('libp2p-host: an aborted open throws the reason', async () => {
   const stop = new AbortController()
-  const opening = dialer.open({ addresses: ['/ip4/192.0.2.1/tcp/9'] }, PROTOCOL, { ...open, signal: stop.signal })
+  const opening = dialer.open({ addresses: ['/ip4/192.0.2.1/tcp/9'] }, PROTOCOL, {
+    ...open,
+    signal: stop.signal,
+  })
   stop.abort(new Error('never mind'))
   await assert.rejects(opening, /never mind/)
   await assert.rejects(
-    dialer.open({ addresses: listener.listenAddresses() }, PROTOCOL, { ...open, signal: stop.signal }),
+    dialer.open({ addresses: listener.listenAddresses() }, PROTOCOL, {
+      ...open,
+      signal: stop.signal,
+    }),
     /never mind/,
   )
 })
@@ -204,5 +241,8 @@ test('libp2p-host: disposing ends every channel and leaves nothing that keeps a 
   assert.equal(await channel.receive(), undefined)
   assert.equal(await (await got.promise).receive(), undefined)
   await peer[Symbol.asyncDispose]()
-  await until(() => findListener(Number(/tcp\/(\d+)/.exec(own.listenAddresses()[0] ?? '')?.[1])) === undefined)
+  await until(
+    () =>
+      findListener(Number(/tcp\/(\d+)/.exec(own.listenAddresses()[0] ?? '')?.[1])) === undefined,
+  )
 })

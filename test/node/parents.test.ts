@@ -35,7 +35,9 @@ class World {
         connect: async (address, { signal }) => {
           this.tries.push([this.clock.nowMs(), address])
           if (this.hanging.has(address))
-            await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
+            await new Promise((_, reject) =>
+              signal.addEventListener('abort', () => reject(signal.reason)),
+            )
           if (!this.up.has(address)) throw new MeshError('MESH0120', `${address}: down`)
           return fakeLink(address)
         },
@@ -53,9 +55,12 @@ class World {
   }
 }
 
+function unused(): never {
+  assert.fail('not used here')
+}
+
 function fakeLink(peerId: string): PeerLink {
   const closed = Promise.withResolvers<string>()
-  const unused = (): never => assert.fail('not used here')
   return {
     peerId,
     remote: hello(peerId, 'parent'),
@@ -97,8 +102,14 @@ test('parents: tries for ever, from a quarter of a second up to 15 s apart', asy
   const gaps = world.tries.slice(1).map(([atMs], index) => atMs - (world.tries[index]?.[0] ?? 0))
   assert(gaps.length > 40, `${gaps.length} tries in 10 minutes`)
   assert((gaps[0] ?? 0) >= 125 && (gaps[0] ?? 0) <= 275, `first after ${gaps[0]} ms`)
-  assert(gaps.every((gap) => gap <= 15_025), 'never more than 15 s')
-  assert(gaps.slice(10).every((gap) => gap >= 7_500), 'backs off')
+  assert(
+    gaps.every((gap) => gap <= 15_025),
+    'never more than 15 s',
+  )
+  assert(
+    gaps.slice(10).every((gap) => gap >= 7_500),
+    'backs off',
+  )
   world.up.add(FIRST)
   await world.pass(15_025)
   assert(world.parents.link() !== undefined)
@@ -152,8 +163,15 @@ test('parents: without addresses there is nothing to do', async () => {
   assert.deepEqual(parents.status(), [])
 })
 
-async function startParent(identity: number, listen: string): Promise<{ child: ChildProcess; address: string }> {
-  const child = fork(join(import.meta.dirname, 'idle-host.ts'), [String(identity), listen, WORK_PROTOCOL], { execArgv: [] })
+async function startParent(
+  identity: number,
+  listen: string,
+): Promise<{ child: ChildProcess; address: string }> {
+  const child = fork(
+    join(import.meta.dirname, 'idle-host.ts'),
+    [String(identity), listen, WORK_PROTOCOL],
+    { execArgv: [] },
+  )
   const [[address]] = await once(child, 'message')
   return { child, address }
 }
@@ -170,9 +188,15 @@ test('parents: the link comes back after the parent was killed and started again
       random,
       log,
       connect: async (address, { signal }) => {
-        const channel = await node.open({ addresses: [address] }, WORK_PROTOCOL, { frameBytesMax: WORK_FRAME_BYTES_MAX, signal })
+        const channel = await node.open({ addresses: [address] }, WORK_PROTOCOL, {
+          frameBytesMax: WORK_FRAME_BYTES_MAX,
+          signal,
+        })
         const own = hello(channel.remotePeer, 'echo')
-        return openPeerLink({ channel, clock, log }, { hello: own, handlers: () => ({ onCall: () => assert.fail('no calls') }), signal })
+        return openPeerLink(
+          { channel, clock, log },
+          { hello: own, handlers: () => ({ onCall: () => assert.fail('no calls') }), signal },
+        )
       },
     },
     { addresses: [first.address], onLink: (link) => links.push(link) },

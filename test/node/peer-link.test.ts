@@ -23,7 +23,9 @@ const CHILD = `12D3KooW${'A'.repeat(44)}`
 const PARENT = `12D3KooW${'B'.repeat(44)}`
 
 const EVENTS: Call = { method: 'events', request: 'r-aaaaaa', hops: 0 }
-const REFUSE: LinkHandlers = { onCall: () => Promise.reject(new MeshError('MESH0603', 'not here', { hints: ['elsewhere'] })) }
+const REFUSE: LinkHandlers = {
+  onCall: () => Promise.reject(new MeshError('MESH0603', 'not here', { hints: ['elsewhere'] })),
+}
 
 interface Ends {
   readonly clock: StepClock
@@ -36,14 +38,22 @@ async function links(options: { child?: LinkHandlers; parent?: LinkHandlers } = 
   const clock = new StepClock()
   const channels = memoryChannels({ remotePeers: [PARENT, CHILD] })
   const [child, parent] = await Promise.all([
-    openPeerLink({ channel: channels[0], clock, log }, { hello: hello(CHILD, 'child'), handlers: () => options.child ?? REFUSE, signal: never }),
-    openPeerLink({ channel: channels[1], clock, log }, { hello: hello(PARENT, 'parent'), handlers: () => options.parent ?? REFUSE, signal: never }),
+    openPeerLink(
+      { channel: channels[0], clock, log },
+      { hello: hello(CHILD, 'child'), handlers: () => options.child ?? REFUSE, signal: never },
+    ),
+    openPeerLink(
+      { channel: channels[1], clock, log },
+      { hello: hello(PARENT, 'parent'), handlers: () => options.parent ?? REFUSE, signal: never },
+    ),
   ])
   return { clock, child, parent, channels }
 }
 
 /** A link whose other end is the bare channel. */
-async function halfLink(handlers: LinkHandlers = REFUSE): Promise<{ link: PeerLink; peer: FrameChannel; clock: StepClock }> {
+async function halfLink(
+  handlers: LinkHandlers = REFUSE,
+): Promise<{ link: PeerLink; peer: FrameChannel; clock: StepClock }> {
   const clock = new StepClock()
   const [channel, peer] = memoryChannels({ remotePeers: [PARENT, CHILD] })
   await peer.send(encodeObject(WorkMessage, hello(PARENT, 'parent')))
@@ -78,10 +88,21 @@ function sync(seq: number): SyncMessage {
 }
 
 function desired(seq: number): DesiredMessage {
-  return { type: 'desired', seq, ackSeq: 0, epoch: 1, grants: [], limits: [], cancel: [], ack: [], tools: [] }
+  return {
+    type: 'desired',
+    seq,
+    ackSeq: 0,
+    epoch: 1,
+    grants: [],
+    limits: [],
+    cancel: [],
+    ack: [],
+    tools: [],
+  }
 }
 
-const answer = (body: string): Uint8Array<ArrayBuffer> => encodeObject(ApiAnswer, { status: 200, body })
+const answer = (body: string): Uint8Array<ArrayBuffer> =>
+  encodeObject(ApiAnswer, { status: 200, body })
 
 async function failure(promise: Promise<unknown>): Promise<MeshError> {
   try {
@@ -110,13 +131,24 @@ test('peer-link: versions that do not overlap are told on both sides, over real 
   const open = { frameBytesMax: WORK_FRAME_BYTES_MAX, signal: never }
   const refused = Promise.withResolvers<MeshError>()
   const clock = new StepClock()
-  await listener.handle(PROTOCOL, { frameBytesMax: WORK_FRAME_BYTES_MAX, streamsMax: 4 }, (channel) => {
-    const own = hello(listener.peerId, 'old', { min: 1, max: 2 })
-    failure(openPeerLink({ channel, clock, log }, { hello: own, handlers: () => REFUSE, signal: never })).then(refused.resolve)
-  })
+  await listener.handle(
+    PROTOCOL,
+    { frameBytesMax: WORK_FRAME_BYTES_MAX, streamsMax: 4 },
+    (channel) => {
+      const own = hello(listener.peerId, 'old', { min: 1, max: 2 })
+      failure(
+        openPeerLink(
+          { channel, clock, log },
+          { hello: own, handlers: () => REFUSE, signal: never },
+        ),
+      ).then(refused.resolve)
+    },
+  )
   const channel = await dialer.open({ addresses: listener.listenAddresses() }, PROTOCOL, open)
   const own = hello(dialer.peerId, 'new', { min: 3, max: 4 })
-  const ours = await failure(openPeerLink({ channel, clock, log }, { hello: own, handlers: () => REFUSE, signal: never }))
+  const ours = await failure(
+    openPeerLink({ channel, clock, log }, { hello: own, handlers: () => REFUSE, signal: never }),
+  )
   const theirs = await refused.promise
   assert.deepEqual([ours.code, theirs.code], ['MESH0121', 'MESH0121'])
   assert.equal(ours.message, 'old (0.1.0) speaks protocol 1-2, this node (0.1.0) speaks 3-4')
@@ -126,9 +158,19 @@ test('peer-link: versions that do not overlap are told on both sides, over real 
 
 test('peer-link: a hello of another version is understood even if the rest of it is not', async () => {
   const [channel, peer] = memoryChannels({ remotePeers: [PARENT, CHILD] })
-  await peer.send(encodeCbor({ type: 'hello', versions: { min: 7, max: 9 }, mesh: '9.0', record: { name: 'future', is: 'other' } }))
+  await peer.send(
+    encodeCbor({
+      type: 'hello',
+      versions: { min: 7, max: 9 },
+      mesh: '9.0',
+      record: { name: 'future', is: 'other' },
+    }),
+  )
   const error = await failure(
-    openPeerLink({ channel, clock: new StepClock(), log }, { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never }),
+    openPeerLink(
+      { channel, clock: new StepClock(), log },
+      { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never },
+    ),
   )
   assert.equal(error.message, 'future (9.0) speaks protocol 7-9, this node (0.1.0) speaks 1-1')
   assert.equal((await receive(peer)).type, 'hello')
@@ -136,8 +178,18 @@ test('peer-link: a hello of another version is understood even if the rest of it
 
 const OTHER = `12D3KooW${'C'.repeat(44)}`
 const FIRST_FRAMES: readonly (readonly [string, Uint8Array, string, RegExp])[] = [
-  ['one that is not who it says', encodeObject(WorkMessage, hello(OTHER, 'liar')), 'MESH0123', /says that it is 12D3KooWCCC/],
-  ['one that begins with a sync', encodeObject(WorkMessage, sync(1)), 'MESH0210', /hello of 12D3KooWBBB/],
+  [
+    'one that is not who it says',
+    encodeObject(WorkMessage, hello(OTHER, 'liar')),
+    'MESH0123',
+    /says that it is 12D3KooWCCC/,
+  ],
+  [
+    'one that begins with a sync',
+    encodeObject(WorkMessage, sync(1)),
+    'MESH0210',
+    /hello of 12D3KooWBBB/,
+  ],
   ['one that sends noise', Buffer.from('GET / HTTP/1.1\r\n'), 'MESH0210', /not dag-cbor/],
 ]
 for (const [what, frame, code, message] of FIRST_FRAMES) {
@@ -145,7 +197,10 @@ for (const [what, frame, code, message] of FIRST_FRAMES) {
     const [channel, peer] = memoryChannels({ remotePeers: [PARENT, CHILD] })
     await peer.send(frame)
     const error = await failure(
-      openPeerLink({ channel, clock: new StepClock(), log }, { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never }),
+      openPeerLink(
+        { channel, clock: new StepClock(), log },
+        { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never },
+      ),
     )
     assert.equal(error.code, code)
     assert.match(error.message, message)
@@ -157,7 +212,10 @@ test('peer-link: a peer that hangs up before its hello refuses this node', async
   const [channel, peer] = memoryChannels({ remotePeers: [PARENT, CHILD] })
   peer.close()
   const error = await failure(
-    openPeerLink({ channel, clock: new StepClock(), log }, { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never }),
+    openPeerLink(
+      { channel, clock: new StepClock(), log },
+      { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never },
+    ),
   )
   assert.equal(error.code, 'MESH0123')
   assert(error.message.includes(CHILD) && error.message.includes(PARENT), error.message)
@@ -167,7 +225,10 @@ test('peer-link: a peer that never says hello is given up after 10 s, and an abo
   const clock = new StepClock()
   const [channel, peer] = memoryChannels()
   const opening = failure(
-    openPeerLink({ channel, clock, log }, { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never }),
+    openPeerLink(
+      { channel, clock, log },
+      { hello: hello(CHILD, 'child'), handlers: () => REFUSE, signal: never },
+    ),
   )
   clock.step(9_999)
   await turnOver()
@@ -239,11 +300,16 @@ test('peer-link: a call gets its answer, errors come with code, text and hints',
     },
   })
   const call: Call = { method: 'api', verb: 'GET', path: '/api/jobs', body: '', user: 'u', hops: 0 }
-  const answers = await Promise.all(Array.from({ length: 50 }, () => child.call(call, ApiAnswer, { signal: never })))
+  const answers = await Promise.all(
+    Array.from({ length: 50 }, () => child.call(call, ApiAnswer, { signal: never })),
+  )
   assert(answers.every(({ body }) => body === 'api'))
   assert.equal(calls[0], `api from ${CHILD}`)
   const refused = await failure(parent.call(call, ApiAnswer, { signal: never }))
-  assert.deepEqual([refused.code, refused.message, refused.hints], ['MESH0603', 'not here', ['elsewhere']])
+  assert.deepEqual(
+    [refused.code, refused.message, refused.hints],
+    ['MESH0603', 'not here', ['elsewhere']],
+  )
   const bug = await failure(child.call(EVENTS, ApiAnswer, { signal: never }))
   assert.deepEqual([bug.code, bug.message], ['MESH0001', 'a bug\u{fffd}'])
   const wrong = await failure(child.call(call, z.object({ other: z.string() }), { signal: never }))
@@ -255,9 +321,18 @@ test('peer-link: the unknown code of a newer peer is shown as it came', async ()
   const calling = failure(link.call(EVENTS, ApiAnswer, { signal: never }))
   const call = await receive(peer)
   assert(call.type === 'call')
-  await post(peer, { type: 'answer', id: call.id, body: null, error: { code: 'MESH0999', message: 'too green', hints: ['wait'] }, done: true })
+  await post(peer, {
+    type: 'answer',
+    id: call.id,
+    body: null,
+    error: { code: 'MESH0999', message: 'too green', hints: ['wait'] },
+    done: true,
+  })
   const error = await calling
-  assert.deepEqual([error.code, error.message, error.hints], ['MESH0505', 'MESH0999: too green', ['wait']])
+  assert.deepEqual(
+    [error.code, error.message, error.hints],
+    ['MESH0505', 'MESH0999: too green', ['wait']],
+  )
 })
 
 test('peer-link: a stream of answers is complete, and its end is told', async () => {
@@ -270,7 +345,10 @@ test('peer-link: a stream of answers is complete, and its end is told', async ()
   })
   const bodies: string[] = []
   for await (const { body } of child.stream(EVENTS, ApiAnswer, { signal: never })) bodies.push(body)
-  assert.deepEqual(bodies, Array.from({ length: 300 }, (_, count) => String(count)))
+  assert.deepEqual(
+    bodies,
+    Array.from({ length: 300 }, (_, count) => String(count)),
+  )
 })
 
 test('peer-link: a stream that fails gives what it had, then the error', async () => {
@@ -309,7 +387,8 @@ test('peer-link: the answerer waits for the channel, and stops when the caller l
   link.close('done')
 
   const pair = await links({ parent: handlers })
-  for await (const { body } of pair.child.stream(EVENTS, ApiAnswer, { signal: never })) if (body !== '') break
+  for await (const { body } of pair.child.stream(EVENTS, ApiAnswer, { signal: never }))
+    if (body !== '') break
   await until(() => ended.length === 2)
   const stop = new AbortController()
   await assert.rejects(async () => {
@@ -340,13 +419,17 @@ test('peer-link: a caller that does not read its answers loses that call, not th
 test('peer-link: calls under way are bounded on both sides', async () => {
   const { child } = await links({ parent: { onCall: () => new Promise(() => {}) } })
   const stop = new AbortController()
-  const calls = Array.from({ length: 1024 }, () => failure(child.call(EVENTS, ApiAnswer, { signal: stop.signal })))
+  const calls = Array.from({ length: 1024 }, () =>
+    failure(child.call(EVENTS, ApiAnswer, { signal: stop.signal })),
+  )
   const one = await failure(child.call(EVENTS, ApiAnswer, { signal: never }))
   assert.equal(one.code, 'MESH0303')
   assert.match(one.message, /busy: 1024 calls to parent/)
   // The peer answers 256 at once, and refuses the rest.
   const refused = await Promise.all(calls.slice(256))
-  assert(refused.every(({ code, message }) => code === 'MESH0303' && /busy: 256 calls/.test(message)))
+  assert(
+    refused.every(({ code, message }) => code === 'MESH0303' && /busy: 256 calls/.test(message)),
+  )
   child.close('done')
   assert((await Promise.all(calls.slice(0, 256))).every(({ code }) => code === 'MESH0505'))
 })
@@ -365,7 +448,10 @@ test('peer-link: when the link closes, own calls fail and served ones are aborte
   await turnOver()
   parent.close('going')
   const error = await calling
-  assert.deepEqual([error.code, error.message], ['MESH0505', 'the link to parent closed: the peer hung up'])
+  assert.deepEqual(
+    [error.code, error.message],
+    ['MESH0505', 'the link to parent closed: the peer hung up'],
+  )
   await aborted.promise
   assert.equal((await failure(child.call(EVENTS, ApiAnswer, { signal: never }))).code, 'MESH0505')
 })
@@ -406,7 +492,12 @@ test('peer-link: answers and aborts for unknown calls are ignored', async () => 
 
 test('peer-link: an answer too large for a frame fails its call only', async () => {
   const { child } = await links({
-    parent: { onCall: (call) => Promise.resolve(call.method === 'api' ? answer('ok') : new Uint8Array(WORK_FRAME_BYTES_MAX)) },
+    parent: {
+      onCall: (call) =>
+        Promise.resolve(
+          call.method === 'api' ? answer('ok') : new Uint8Array(WORK_FRAME_BYTES_MAX),
+        ),
+    },
   })
   const error = await failure(child.call(EVENTS, ApiAnswer, { signal: never }))
   assert.equal(error.code, 'MESH0211')
@@ -454,14 +545,21 @@ test('peer-link: what is asked for in the handlers callback is already heard by 
   const clock = new StepClock()
   const channels = memoryChannels({ remotePeers: [PARENT, CHILD] })
   const got = Promise.withResolvers<number>()
-  const open = (channel: FrameChannel, own: HelloMessage, handlers: (link: PeerLink) => LinkHandlers): Promise<PeerLink> =>
+  const open = (
+    channel: FrameChannel,
+    own: HelloMessage,
+    handlers: (link: PeerLink) => LinkHandlers,
+  ): Promise<PeerLink> =>
     openPeerLink({ channel, clock, log }, { hello: own, handlers, signal: never })
   await Promise.all([
     open(channels[0], hello(CHILD, 'child'), (link) => {
       link.requestSync(() => sync(3))
       return REFUSE
     }),
-    open(channels[1], hello(PARENT, 'parent'), () => ({ ...REFUSE, onSync: ({ seq }) => got.resolve(seq) })),
+    open(channels[1], hello(PARENT, 'parent'), () => ({
+      ...REFUSE,
+      onSync: ({ seq }) => got.resolve(seq),
+    })),
   ])
   assert.equal(await got.promise, 3)
 })

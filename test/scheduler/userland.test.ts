@@ -224,3 +224,29 @@ test('scheduler: a fetch has no userland: all share it', () => {
   assert.equal(world.facts.filter((fact) => fact.type === 'granted').length, 2)
   assert.equal(world.request('r2').bindings.size, 0)
 })
+
+test('scheduler: all who wait for a run are bound before any of their other jobs move', () => {
+  const world = new World()
+  const big = 20 * 2 ** 30
+  world.node('big', { memoryBytes: 2 ** 36, environments: [debian] }).down()
+  // "other" runs on fedora; two more requests wait for it and for "base"; base then starts on debian.
+  const two = world.node('n2', { environments: [fedora] })
+  world.submit('r0', [derivation('other')])
+  two.take()
+  const one = world.node('n1', { cpus: 1, environments: [debian] })
+  one.state = 'draining'
+  one.tell()
+  two.state = 'draining'
+  two.tell()
+  const other = derivation('other', { memoryBytes: big })
+  world.submit('r1', [derivation('base'), derivation('x', { args: ['shared'], memoryBytes: big })])
+  world.submit('r2', [derivation('base'), derivation('y', { args: ['shared'], memoryBytes: big }), other])
+  one.state = 'ready'
+  one.tell()
+  world.pass(1_000)
+  for (const name of ['r1', 'r2']) {
+    const { bindings, steps } = world.request(name)
+    for (const step of steps.values())
+      for (const attempt of step.job?.attempts ?? []) assert.equal(attempt.userland?.base, bindings.get('x86_64-linux')?.base)
+  }
+})

@@ -57,9 +57,12 @@ class MemoryEnd implements FrameChannel {
 
   async send(frame: Uint8Array): Promise<void> {
     const peer = this.#peer
-    if (this.#ended || peer === undefined) throw new Error(`the channel to ${this.remotePeer} is closed`)
+    if (this.#ended || peer === undefined)
+      throw new Error(`the channel to ${this.remotePeer} is closed`)
     if (frame.byteLength > this.#frameBytesMax)
-      throw new Error(`a frame of ${frame.byteLength} bytes in memory, the limit is ${this.#frameBytesMax}`)
+      throw new Error(
+        `a frame of ${frame.byteLength} bytes in memory, the limit is ${this.#frameBytesMax}`,
+      )
     peer.#frames.push(Buffer.from(frame))
     peer.#bytes += frame.byteLength
     queueMicrotask(() => peer.#deliver())
@@ -98,7 +101,8 @@ class MemoryEnd implements FrameChannel {
     if (frame === undefined && !this.#ended) return
     this.#reader = undefined
     this.#bytes -= frame?.byteLength ?? 0
-    if (this.#bytes <= HIGH_WATER_BYTES) for (const { resolve } of this.#waiting.splice(0)) resolve()
+    if (this.#bytes <= HIGH_WATER_BYTES)
+      for (const { resolve } of this.#waiting.splice(0)) resolve()
     reader(frame)
   }
 }

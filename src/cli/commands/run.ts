@@ -14,7 +14,7 @@ import { z } from 'zod'
 import { EXIT, MeshError } from '../../base/errors.ts'
 import { randomId } from '../../base/random.ts'
 import { layOut } from '../../files/lay-out.ts'
-import { AttemptView, JobView, PRIORITY_DEFAULT, type RequestView } from '../../wire/api.ts'
+import { JobView, PRIORITY_DEFAULT, type RequestView } from '../../wire/api.ts'
 import { DEFAULT_LIMITS, DEFAULT_NEEDS, type Derivation } from '../../wire/derivation.ts'
 import { DerivationName, System, VariableName } from '../../wire/names.ts'
 import type { Entry } from '../../wire/tree.ts'
@@ -56,10 +56,6 @@ for path do
   if [ ! -e "$path" ] && [ ! -L "$path" ]; then printf 'mesh: the command did not make %s\\n' "$path" >&2; exit 125; fi
   mv "$path" "$out/$path" || exit 125
 done`
-
-/** Exit codes are told by the attempt. */
-const FinishedAttempt = AttemptView.extend({ exitCode: z.int().min(0).max(255).nullish() })
-const FinishedJob = JobView.extend({ attempts: z.array(FinishedAttempt) })
 
 export async function run(context: Context, args: Arguments): Promise<number> {
   using client = await openClient(context, args, { patienceMs: FOLLOW_PATIENCE_MS })
@@ -300,7 +296,7 @@ async function finish(
   request: RequestView,
   outputs: readonly string[],
 ): Promise<number> {
-  const [job] = await client.json(z.array(FinishedJob), `/api/jobs?request=${request.id}`)
+  const [job] = await client.json(z.array(JobView), `/api/jobs?request=${request.id}`)
   if (request.state === 'done') {
     if (job !== undefined) await output.complete(job.id)
     const [entry] = Object.values(request.outputs).flatMap((made) => Object.values(made))

@@ -52,7 +52,7 @@ export function whereOf({ name }: Pick<Located, 'name'>, position: Position | un
 const EXCERPT_COLUMNS_MAX = 160
 
 /** The source line with a caret below; empty where there is none. */
-export function excerpt(lines: readonly string[], position: Position | undefined): string {
+function excerpt(lines: readonly string[], position: Position | undefined): string {
   const line = position === undefined ? undefined : lines[position.line - 1]
   if (position === undefined || line === undefined || position.column > EXCERPT_COLUMNS_MAX)
     return ''

@@ -15,7 +15,6 @@ import {
 import { ProgressState, type Transition } from './state.ts'
 
 const MODES = ['auto', 'tty', 'plain', 'json', 'quiet'] as const
-export type ProgressMode = (typeof MODES)[number]
 
 const TTY_LOG_LINES = 12
 const PLAIN_LOG_LINES = 20

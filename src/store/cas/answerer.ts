@@ -18,7 +18,7 @@ import { SMALL_BLOB_BYTES_MAX } from '../blob-source.ts'
 import type { BlobStore } from '../blob-store.ts'
 
 /** Open requests of one peer; one that asks more is cut off. */
-export const REQUESTS_OPEN_MAX = 64
+const REQUESTS_OPEN_MAX = 64
 /** Small items are put together up to this, or a little over. */
 const FRAME_FILL_BYTES = 128 * 1024
 

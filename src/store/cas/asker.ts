@@ -18,7 +18,7 @@ import { ByteWindow } from '../byte-window.ts'
 import { within } from '../stall-limit.ts'
 
 /** Bytes asked for and not yet taken by their reader, over all requests. */
-export const ASKED_BYTES_MAX = 8 * 1024 * 1024
+const ASKED_BYTES_MAX = 8 * 1024 * 1024
 const SLICE_BYTES = 1024 * 1024
 const BATCH_BYTES = 2 * 1024 * 1024
 /** Requests of one blob or one list that are under way at a time. */

@@ -9,7 +9,7 @@ import type { SourceHealth } from './source-health.ts'
 import { orAborted } from '../stall-limit.ts'
 
 /** A source that gave nothing for this long gets company. */
-export const HEDGE_MS = 250
+const HEDGE_MS = 250
 
 /** A source that has begun. `items` is left or read to the end, then `close` is called, always. */
 export interface Begun<T> {

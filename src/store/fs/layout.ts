@@ -11,7 +11,7 @@ import { hasCode, MeshError } from '../../base/errors.ts'
 import type { Digest } from '../../wire/digest.ts'
 import { replaceFile } from '../disk.ts'
 
-export const STORE_FORMAT = 1
+const STORE_FORMAT = 1
 
 export class FsLayout {
   readonly directory: string
