@@ -190,6 +190,7 @@ class FileHashes {
   readonly #path: string
   readonly #entries: Map<string, { readonly stamp: string; readonly digest: Digest }>
   #isChanged = false
+  #saves = 0
 
   private constructor(path: string, entries: Map<string, { stamp: string; digest: Digest }>) {
     this.#path = path
@@ -228,7 +229,8 @@ class FileHashes {
     if (!this.#isChanged) return
     this.#isChanged = false
     const entries = [...this.#entries].map(([path, { stamp, digest }]) => [path, stamp, digest])
-    const temporary = `${this.#path}-${process.pid}`
+    // Saves may overlap.
+    const temporary = `${this.#path}-${process.pid}-${++this.#saves}`
     await writeFile(temporary, JSON.stringify({ v: 1, entries }), { mode: 0o600 })
     await rename(temporary, this.#path)
   }

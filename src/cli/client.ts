@@ -105,8 +105,11 @@ export class Client implements Disposable {
   }
 
   /** The bytes of a blob, wherever in the mesh they are. The reader checks them. */
-  readonly blob = (ref: Pick<BlobRef, 'digest'>, signal?: AbortSignal): AsyncIterable<Uint8Array> =>
-    this.stream(`/cas/${ref.digest}?fetch=1`, signal)
+  readonly blob = (ref: { digest: Digest; size?: number }, signal?: AbortSignal): AsyncIterable<Uint8Array> =>
+    this.stream(
+      `/cas/${ref.digest}?fetch=1${ref.size === undefined ? '' : `&size=${ref.size}`}`,
+      signal,
+    )
 
   /** The body of a GET, piece by piece. Throws ECONNRESET where it ends early. */
   async *stream(path: string, signal?: AbortSignal): AsyncIterable<Uint8Array> {

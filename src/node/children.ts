@@ -2,6 +2,7 @@
 import type { Logger } from 'pino'
 import { MeshError } from '../base/errors.ts'
 import { encodeAction } from '../wire/action.ts'
+import { WORK_FRAME_BYTES_MAX } from '../wire/frame-channel.ts'
 import type { DesiredMessage, Lease } from '../wire/work-messages.ts'
 import type { Grant } from '../scheduler/scheduler.ts'
 import type { Locator } from './locator.ts'
@@ -10,6 +11,11 @@ import type { LinkHandlers, PeerLink } from './peer-link.ts'
 
 /** Links of children; more are refused. */
 export const CHILDREN_MAX = 4_000
+
+/** Of the grants in one message, by a generous guess at what a lease takes beside its action. */
+const GRANT_BYTES_MAX = WORK_FRAME_BYTES_MAX / 4
+const HINT_BYTES = 64
+const LEASE_BYTES = 4096
 
 interface Child {
   readonly link: PeerLink
@@ -65,12 +71,25 @@ export class Children {
       seq,
       ackSeq: desired.ackSeq,
       epoch: desired.epoch,
-      grants: desired.grants.map((grant) => this.#lease(grant, desired.epoch)),
+      grants: this.#leases(desired.grants, desired.epoch),
       limits: [...desired.limits],
       cancel: [...desired.cancel],
       ack: [...desired.ack],
       tools: [...desired.tools],
     }
+  }
+
+  /** As many grants as fit a message; the rest follow when these are confirmed. */
+  #leases(grants: readonly Grant[], epoch: number): Lease[] {
+    const leases: Lease[] = []
+    let bytes = 0
+    for (const grant of grants) {
+      const lease = this.#lease(grant, epoch)
+      bytes += lease.action.byteLength + lease.hints.length * HINT_BYTES + LEASE_BYTES
+      if (leases.length > 0 && bytes > GRANT_BYTES_MAX) break
+      leases.push(lease)
+    }
+    return leases
   }
 
   #lease({ attempt, action, limits, name, urls }: Grant, epoch: number): Lease {

@@ -32,7 +32,8 @@ export interface Config {
   readonly name: string
   /** Multiaddrs; empty for a node that only dials out. */
   readonly listen: readonly string[]
-  readonly http: HostPort
+  /** Absent for a node that serves no HTTP over TCP. */
+  readonly http?: HostPort
   /** Multiaddrs in the order of preference; empty for the root of a mesh. */
   readonly parents: readonly string[]
   readonly roles: readonly Role[]
@@ -143,11 +144,11 @@ const Settings = z.strictObject({
   http: z
     .strictObject({
       listen: written(
-        (text) => parseHostPort(text) !== undefined,
-        'HOST:PORT such as "127.0.0.1:7420" or "[::1]:0"',
+        (text) => text === 'none' || parseHostPort(text) !== undefined,
+        '"none" or HOST:PORT such as "127.0.0.1:7420" or "[::1]:0"',
       )
         .default('127.0.0.1:7420')
-        .describe('address of dashboard, metrics and blobs'),
+        .describe('address of metrics and blobs, or none'),
     })
     .prefault({}),
   log: z
@@ -223,7 +224,7 @@ const SETTINGS: readonly SettingSpec[] = [
     value: 'URL',
     isList: true,
   },
-  { section: 'http', key: 'listen', flag: 'http', env: 'MESH_HTTP', value: 'HOST:PORT' },
+  { section: 'http', key: 'listen', flag: 'http', env: 'MESH_HTTP', value: 'HOST:PORT|none' },
   { section: 'log', key: 'level', flag: 'log-level', env: 'MESH_LOG_LEVEL', value: 'LEVEL' },
   { section: 'log', key: 'format', flag: 'log-format', env: 'MESH_LOG_FORMAT', value: 'FORMAT' },
   {
@@ -625,7 +626,7 @@ function configOf(
     data: node.data,
     name: node.name,
     listen: node.listen.filter((address) => address !== 'none'),
-    http: checked(parseHostPort(http.listen)),
+    ...(http.listen === 'none' ? {} : { http: checked(parseHostPort(http.listen)) }),
     parents: node.parents,
     roles: node.roles,
     ...(cpus === 'auto' ? {} : { cpus }),

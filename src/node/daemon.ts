@@ -107,17 +107,20 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
     store: () => store.stats(),
     transferred: () => ({ sent: blobs.served.bytes, ...blobs.fetcher.totals }),
   })
-  const server = await openPublic(
-    {
-      cas: casRoutes({ store: blobs.served, actions, log: log.child({ component: 'http' }) }),
-      metrics: () => metrics.metrics(),
-      failing: () => authority.problems(),
-      log: log.child({ component: 'http' }),
-    },
-    config.http,
-  )
-  stack.defer(() => closeServer(server))
-  const http = urlOf(server, config.http.host)
+  let http: string | null = null
+  if (config.http !== undefined) {
+    const server = await openPublic(
+      {
+        cas: casRoutes({ store: blobs.served, actions, log: log.child({ component: 'http' }) }),
+        metrics: () => metrics.metrics(),
+        failing: () => authority.problems(),
+        log: log.child({ component: 'http' }),
+      },
+      config.http,
+    )
+    stack.defer(() => closeServer(server))
+    http = urlOf(server, config.http.host)
+  }
 
   const record = (): PeerRecord => ({
     peerId,
@@ -189,7 +192,7 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
     name: config.name,
     peerId,
     listen: host.listenAddresses(),
-    http,
+    http: http ?? '',
     socket: directory.socketPath,
     pid: process.pid,
     protocols: PROTOCOLS,

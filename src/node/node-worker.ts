@@ -46,7 +46,7 @@ export async function openNodeWorker(deps: NodeWorkerDeps, config: Config, stack
     memoryBytes: config.memoryBytes ?? (await memoryBytesOf()),
     diskBytes: await freeBytes(config.data),
   }
-  const sessions = new Sessions(worker, new Offer(host, capacity))
+  const sessions = new Sessions(worker, new Offer({ host, log }, capacity))
   await worker.start()
   stack.defer(() => worker.stop())
   for (const reason of executor.sandbox.reasons) log.info({ reason }, 'a stronger sandbox was not taken')

@@ -113,7 +113,7 @@ async function runDaemon(
   const daemon = started
 
   announce(resolution, config, daemon, { log, err: system.err })
-  void service.ready(`ready, listening on ${daemon.ready.http}`)
+  void service.ready(`ready as ${daemon.ready.name}`)
   service.startWatchdog(() => answers(daemon.ready.socket))
   const signal = await first
   log.info({ signal, deadlineMs: config.drainDeadlineMs }, 'drain started')
@@ -227,7 +227,7 @@ function announce(
         : `  roles     ${roles.join(', ')}, ${place}${file === undefined ? '' : `, as ${file} says`}`,
       ...summary.map((line) => `  ${line}`),
       `  peer id   ${ready.peerId}`,
-      `  listening ${ready.listen.join(' ') || 'not for other nodes'}   http ${ready.http}/   socket ${ready.socket}`,
+      `  listening ${ready.listen.join(' ') || 'not for other nodes'}   ${ready.http === '' ? 'no http' : `http ${ready.http}/`}   socket ${ready.socket}`,
       `  ready     try:  ${client} run -- gcc --version`,
       '',
     ].join('\n'),

@@ -2,6 +2,7 @@
  * The worker's side of one connection to its granter: says what is, whenever that changes and at every
  * heartbeat, and passes on what should be.
  */
+import type { Logger } from 'pino'
 import type { Worker } from '../build/worker.ts'
 import type { HostEnvironment } from '../build/host-environment.ts'
 import type { Digest } from '../wire/digest.ts'
@@ -14,13 +15,16 @@ const PROBED_TOOLS_MAX = 4096
 /** What this node offers, whoever grants. */
 export class Offer {
   readonly #host: HostEnvironment
+  readonly #log: Logger
   readonly #tools = new Map<string, Digest | null>()
+  #probing = Promise.resolve(false)
   capacity: Resources
   isDraining = false
   note = ''
 
-  constructor(host: HostEnvironment, capacity: Resources) {
+  constructor({ host, log }: { readonly host: HostEnvironment; readonly log: Logger }, capacity: Resources) {
     this.#host = host
+    this.#log = log
     this.capacity = capacity
   }
 
@@ -29,13 +33,23 @@ export class Offer {
     return this.#host.environments.map((environment) => ({ ...environment, tools: { ...environment.tools, ...tools } }))
   }
 
-  /** Hashes programs that are not known yet; true when something was added. */
-  async probe(names: readonly string[]): Promise<boolean> {
+  /** Hashes programs that are not known yet, after those that were asked for before; true when something was added. */
+  probe(names: readonly string[]): Promise<boolean> {
+    this.#probing = this.#probing.then(() => this.#probe(names))
+    return this.#probing
+  }
+
+  async #probe(names: readonly string[]): Promise<boolean> {
     let hasAdded = false
     for (const name of names) {
       if (this.#tools.has(name) || this.#tools.size >= PROBED_TOOLS_MAX) continue
-      this.#tools.set(name, await this.#host.probeTool(name))
-      hasAdded = true
+      try {
+        this.#tools.set(name, await this.#host.probeTool(name))
+        hasAdded = true
+      } catch (error) {
+        // Its package may just be being replaced. Whoever wants it goes on asking.
+        this.#log.warn({ err: error, tool: name }, 'program could not be hashed')
+      }
     }
     return hasAdded
   }

@@ -457,6 +457,7 @@ export class Scheduler {
   #lookedUp(id: string, results: readonly ActionResult[]): void {
     const job = this.state.jobs.get(id)
     if (job === undefined || job.phase !== 'lookup') return
+    this.#partDiverged(job)
     const usable = results.filter((result) =>
       [...job.waiters].every((step) => fitsStep(result.userland, result.builder.system, step)),
     )
@@ -514,22 +515,24 @@ export class Scheduler {
       return
     }
     this.#delayed.delete(job)
+    this.#partDiverged(job)
     this.#sift(job)
     if (job.phase !== 'waiting' || job.waiters.size === 0) return
     this.queues.put(job)
     for (const step of job.waiters) this.#effects.push({ type: 'step', step })
   }
 
-  /**
-   * Of the waiters those go on by themselves whose userland is no longer that of the others, and, when no
-   * node can ever do what all of them ask, those that some node would do for. Who does not wait fails.
-   */
-  #sift(job: Job): void {
+  /** Those waiters go on by themselves whose userland is no longer that of the others. */
+  #partDiverged(job: Job): void {
     const staying: Step[] = []
     for (const step of [...job.waiters]) {
       if (staying.every((other) => mayShareRun(step, other))) staying.push(step)
       else this.#part(step)
     }
+  }
+
+  /** No node can ever do what all waiters ask together: those that some node would do for go on by themselves, those that do not wait fail. */
+  #sift(job: Job): void {
     if (job.waiters.size === 0 || this.#isPossible([...job.waiters])) return
     for (const step of [...job.waiters]) {
       if (!job.waiters.has(step)) continue

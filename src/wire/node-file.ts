@@ -11,7 +11,7 @@ export const NodeFile = z.object({
   peerId: PeerId,
   /** libp2p multiaddrs with the peer id at their end; empty with `--listen none`. */
   listen: z.array(z.string()),
-  /** Base URL of the HTTP side, without a slash at the end. */
+  /** Base URL of the HTTP side, without a slash at the end; empty with `--http none`. */
   http: z.string(),
   /** Path of the unix socket of the API. */
   socket: z.string(),

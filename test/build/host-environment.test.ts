@@ -56,6 +56,9 @@ test('host-environment: environments have the form of the wire', async () => {
   }
   assert.equal(await host.probeTool('no-such-program'), null)
   await assert.rejects(host.probeTool('../sh'))
+  // At once, as two granters' messages may ask.
+  const digests = await Promise.all(['cat', 'ls', 'cp', 'mv'].map((name) => host.probeTool(name)))
+  assert.equal(new Set(digests).size, 4)
 })
 
 test('host-environment: os-release is read with and without quotes', () => {

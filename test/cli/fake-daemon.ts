@@ -55,8 +55,6 @@ interface FakeRequest {
 interface FakeJob {
   view: JobView
   log: Buffer
-  /** With what the API is asked to tell beyond this version's schema. */
-  exitCode: number | null
 }
 
 export class FakeDaemon implements AsyncDisposable {
@@ -171,11 +169,11 @@ export class FakeDaemon implements AsyncDisposable {
           requests
             .flatMap(({ jobs }) => jobs)
             .toReversed()
-            .map(jobJson),
+            .map(({ view }) => view),
         )
       }
       case 'GET /api/jobs/ID':
-        return json(jobJson(this.#job(id)))
+        return json(this.#job(id).view)
       case 'GET /api/jobs/ID/why': {
         if (this.why === undefined) throw new MeshError('MESH0601', 'nothing waits')
         return json(this.why)
@@ -276,7 +274,6 @@ export class FakeDaemon implements AsyncDisposable {
         rewinds: 0,
       },
       log: Buffer.alloc(0),
-      exitCode: null,
     }))
     const request: FakeRequest = {
       view: {
@@ -413,7 +410,6 @@ export class FakeDaemon implements AsyncDisposable {
     }
     rmSync(root, { recursive: true, force: true })
     if (request.ended) return
-    job.exitCode = code
     const serialMs = request.view.serialMs + Date.now() - started
     job.view = {
       ...job.view,
@@ -424,6 +420,7 @@ export class FakeDaemon implements AsyncDisposable {
           state: problem === undefined ? 'done' : 'failed',
           endedAt: now(),
           error: problem?.message ?? null,
+          exitCode: code,
         },
       ],
     }
@@ -575,11 +572,6 @@ export class FakeDaemon implements AsyncDisposable {
 }
 
 const now = (): string => new Date(Date.now()).toISOString()
-
-const jobJson = ({ view, exitCode }: FakeJob): unknown => ({
-  ...view,
-  attempts: view.attempts.map((attempt) => ({ ...attempt, exitCode })),
-})
 
 function tell(request: FakeRequest): void {
   for (const listener of request.listeners) listener()

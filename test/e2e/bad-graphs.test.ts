@@ -6,23 +6,22 @@ import { after, before, test } from 'node:test'
 import { Why } from '../../src/wire/api.ts'
 import { sha256 } from '../../src/wire/digest.ts'
 import { processesWith } from '../build/builds.ts'
-import { Desk, freePort, openMesh, problem, submitted, until, type Cluster } from './meshes.ts'
+import { Desk, freePort, openMesh, problem, submitted, until, type Mesh } from './meshes.ts'
 
-let cluster: Cluster
+let mesh: Mesh
 let desk: Desk
 const server = createServer((_request, response) => void response.end('served\n'))
 
 before(async () => {
-  cluster = await openMesh()
-  desk = new Desk(await cluster.start({ name: 'alone', role: 'root,worker,store', cpus: 2 }))
+  mesh = await openMesh()
+  desk = mesh.desk(await mesh.start({ name: 'alone', role: 'root,worker,store', cpus: 2 }))
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
 })
 
 after(async () => {
   server.close()
-  desk[Symbol.dispose]()
-  await cluster[Symbol.asyncDispose]()
+  await mesh[Symbol.asyncDispose]()
 })
 
 const sh = (script: string, more = ''): string =>

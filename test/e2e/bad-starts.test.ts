@@ -9,7 +9,7 @@ import { test } from 'node:test'
 import { MESH_NODE, run, type Finished } from '../../scripts/cluster.ts'
 import { Status } from '../../src/wire/api.ts'
 import { Workplace } from '../cli/mesh-process.ts'
-import { Desk, openMesh, problem, tcp, until, type Daemon } from './meshes.ts'
+import { openMesh, problem, tcp, until, type Desk } from './meshes.ts'
 
 /** A daemon that is expected to refuse. */
 const refuse = (directory: string, ...more: readonly string[]): Promise<Finished> =>
@@ -30,9 +30,9 @@ test('bad-starts: a client without a daemon', { timeout: 60_000 }, async () => {
   assert.equal((await work.mesh('explain', 'MESH0101')).code, 0)
 })
 
-test('bad-starts: data of a newer version', { timeout: 60_000 }, async () => {
-  await using cluster = await openMesh()
-  const data = join(cluster.directory, 'newer')
+test('bad-starts: data of a newer version', { timeout: 60_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const data = join(mesh.directory, 'newer')
   await mkdir(join(data, 'store'), { recursive: true })
   writeFileSync(join(data, 'store', 'format'), '99\n')
   told(await refuse(data), 78, 'MESH0106', /format "99".*knows 1/)
@@ -40,16 +40,16 @@ test('bad-starts: data of a newer version', { timeout: 60_000 }, async () => {
   assert.equal(readFileSync(join(data, 'store', 'format'), 'utf8'), '99\n')
 })
 
-test('bad-starts: an address that is taken', { timeout: 60_000 }, async () => {
-  await using cluster = await openMesh()
+test('bad-starts: an address that is taken', { timeout: 60_000 }, async (t) => {
+  await using mesh = await openMesh(t)
   const other = createServer().listen(0, '127.0.0.1')
   await once(other, 'listening')
   const address = other.address()
   assert(typeof address === 'object' && address !== null)
   try {
-    const http = await refuse(join(cluster.directory, 'a'), '--http', `127.0.0.1:${address.port}`)
+    const http = await refuse(join(mesh.directory, 'a'), '--http', `127.0.0.1:${address.port}`)
     told(http, 69, 'MESH0103', new RegExp(`127\\.0\\.0\\.1:${address.port}`))
-    const data = join(cluster.directory, 'b')
+    const data = join(mesh.directory, 'b')
     const peers = await run(MESH_NODE, ['--data', data, '--http', '127.0.0.1:0', '--listen', tcp(address.port)])
     told(peers, 69, 'MESH0103', new RegExp(String(address.port)))
   } finally {
@@ -57,25 +57,24 @@ test('bad-starts: an address that is taken', { timeout: 60_000 }, async () => {
   }
 })
 
-test('bad-starts: a second daemon in one data directory', { timeout: 60_000 }, async () => {
-  await using cluster = await openMesh()
-  const first = await cluster.start({ name: 'first', role: 'root' })
+test('bad-starts: a second daemon in one data directory', { timeout: 60_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const first = await mesh.start({ name: 'first', role: 'root' })
   told(await refuse(first.directory), 69, 'MESH0105', new RegExp(`pid ${first.pid}`))
-  using desk = new Desk(first)
+  const desk = mesh.desk(first)
   assert.equal((await desk.mesh('status')).code, 0, 'the first one is not disturbed')
 })
 
-test('bad-starts: listening beyond this machine needs a list of peers', { timeout: 60_000 }, async () => {
-  await using cluster = await openMesh()
-  const data = join(cluster.directory, 'open')
+test('bad-starts: listening beyond this machine needs a list of peers', { timeout: 60_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const data = join(mesh.directory, 'open')
   told(await refuse(data, '--http', '0.0.0.0:0'), 2, 'MESH0107', /--allow/)
   const peers = await run(MESH_NODE, ['--data', data, '--http', '127.0.0.1:0', '--listen', '/ip4/0.0.0.0/tcp/0'])
   told(peers, 2, 'MESH0107', /--allow/)
 })
 
 /** What the node says about its way up. */
-async function parentError(node: Daemon): Promise<string> {
-  using desk = new Desk(node)
+async function parentError(desk: Desk): Promise<string> {
   return until('the parent to be tried', async () => {
     const status = await desk.ask(Status, '/api/status')
     assert.equal(status?.root.connected, false)
@@ -83,25 +82,25 @@ async function parentError(node: Daemon): Promise<string> {
   })
 }
 
-test('bad-starts: a peer that is not named is refused, by either side', { timeout: 60_000 }, async () => {
-  await using cluster = await openMesh()
-  const someone = await cluster.start({ name: 'someone', role: 'root' })
-  const closed = await cluster.start({ name: 'closed', role: 'root', args: ['--allow', someone.file.peerId] })
+test('bad-starts: a peer that is not named is refused, by either side', { timeout: 60_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const someone = await mesh.start({ name: 'someone', role: 'root' })
+  const closed = await mesh.start({ name: 'closed', role: 'root', args: ['--allow', someone.file.peerId] })
   const worker = { role: 'worker,store', listen: 'none' }
   const [address = ''] = closed.file.listen
-  const stranger = await cluster.start({ name: 'stranger', ...worker, args: ['--parent', address] })
-  assert.match(await parentError(stranger), /hung up after the handshake \((?!\[object).*not to admit this node/)
+  const stranger = await mesh.start({ name: 'stranger', ...worker, args: ['--parent', address] })
+  assert.match(await parentError(mesh.desk(stranger)), /hung up after the handshake \((?!\[object).*not to admit this node/)
 
   // An open root, but the worker knows only another one.
   const transport = someone.file.listen[0]?.replace(/\/p2p\/.*/, '') ?? ''
-  const picky = await cluster.start({
+  const picky = await mesh.start({
     name: 'picky',
     ...worker,
     args: ['--parent', transport, '--allow', closed.file.peerId],
   })
-  assert.match(await parentError(picky), /this node does not admit/)
+  assert.match(await parentError(mesh.desk(picky)), /this node does not admit/)
   for (const root of [closed, someone]) {
-    using desk = new Desk(root)
+    const desk = mesh.desk(root)
     assert.deepEqual((await desk.untilReady(root.name)).map(({ name }) => name), [root.name])
   }
 })

@@ -1,7 +1,7 @@
 /** Two people ask for the same at the same time, at different nodes: each job is built once. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Desk, openMesh, submitted } from './meshes.ts'
+import { openMesh, submitted } from './meshes.ts'
 
 const GRAPH = `mesh = 1
 ${['a', 'b', 'c']
@@ -21,17 +21,17 @@ inputs.b = { output = "b" }
 inputs.c = { output = "c" }
 `
 
-test('dedupe: a graph that is submitted twice at once is built once', { timeout: 120_000 }, async () => {
-  await using cluster = await openMesh()
-  const root = await cluster.start({ name: 'root', role: 'root' })
+test('dedupe: a graph that is submitted twice at once is built once', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const root = await mesh.start({ name: 'root', role: 'root' })
   const [ann, bob] = await Promise.all([
-    cluster.start({ name: 'ann', role: 'client', parents: [root] }),
-    cluster.start({ name: 'bob', role: 'client', parents: [root] }),
-    cluster.start({ name: 'w1', role: 'worker,store', listen: 'none', cpus: 1, parents: [root] }),
-    cluster.start({ name: 'w2', role: 'worker,store', listen: 'none', cpus: 1, parents: [root] }),
+    mesh.start({ name: 'ann', role: 'client', parents: [root] }),
+    mesh.start({ name: 'bob', role: 'client', parents: [root] }),
+    mesh.start({ name: 'w1', role: 'worker,store', listen: 'none', cpus: 1, parents: [root] }),
+    mesh.start({ name: 'w2', role: 'worker,store', listen: 'none', cpus: 1, parents: [root] }),
   ])
-  using desk = new Desk(ann)
-  using other = new Desk(bob)
+  const desk = mesh.desk(ann)
+  const other = mesh.desk(bob)
   await desk.untilReady('w1', 'w2')
   // Each output holds the time at which it was made: equal ones were made once.
   const ends = await Promise.all([

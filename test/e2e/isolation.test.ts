@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Desk, openMesh } from './meshes.ts'
+import { openMesh } from './meshes.ts'
 
 /** Tells on stdout whatever works that must not. */
 const snoop = (data: string): string => `
@@ -34,9 +34,9 @@ const connect = (port: string): string =>
 test('isolation: a sealed build reaches nothing that was not declared', { timeout: 120_000 }, async (t) => {
   process.env['OUTER_SECRET'] = 'the environment of the daemon'
   t.after(() => delete process.env['OUTER_SECRET'])
-  await using cluster = await openMesh()
-  const alone = await cluster.start({ name: 'alone', role: 'root,worker,store', cpus: 2 })
-  using desk = new Desk(alone)
+  await using mesh = await openMesh(t)
+  const alone = await mesh.start({ name: 'alone', role: 'root,worker,store', cpus: 2 })
+  const desk = mesh.desk(alone)
   const [node] = await desk.untilReady('alone')
   if (node?.environments.every(({ isolation }) => isolation !== 'namespace') === true) {
     t.skip('this machine lets no sandbox be made')

@@ -5,18 +5,18 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { LogDecoder } from '../../src/wire/log-record.ts'
-import { Desk, openMesh, until, type Cluster, type Daemon } from './meshes.ts'
+import { Desk, openMesh, until, type Mesh, type Daemon } from './meshes.ts'
 
-let cluster: Cluster
+let mesh: Mesh
 let dev: Daemon
 let desk: Desk
 
 before(async () => {
-  cluster = await openMesh()
-  const root = await cluster.start({ name: 'root', role: 'root' })
+  mesh = await openMesh()
+  const root = await mesh.start({ name: 'root', role: 'root' })
   ;[dev] = await Promise.all([
-    cluster.start({ name: 'dev', role: 'client', parents: [root] }),
-    cluster.start({
+    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+    mesh.start({
       name: 'w1',
       role: 'worker,store',
       listen: 'none',
@@ -25,13 +25,12 @@ before(async () => {
       args: ['--isolation', 'process'],
     }),
   ])
-  desk = new Desk(dev)
+  desk = mesh.desk(dev)
   await desk.untilReady('w1')
 })
 
 after(async () => {
-  desk[Symbol.dispose]()
-  await cluster[Symbol.asyncDispose]()
+  await mesh[Symbol.asyncDispose]()
 })
 
 function readLog(job: string, offset: number): Promise<Buffer> {
@@ -47,7 +46,7 @@ function readLog(job: string, offset: number): Promise<Buffer> {
 }
 
 test('logs: a running build on another node is followed line by line', { timeout: 60_000 }, async () => {
-  const gate = join(cluster.directory, 'gate')
+  const gate = join(mesh.directory, 'gate')
   const script = `echo one; echo two >&2; until [ -e ${gate} ]; do sleep 0.05; done; echo three; echo four >&2; echo > $out`
   desk.write(
     'graph.mesh.toml',
@@ -110,7 +109,7 @@ test('logs: mesh run takes files there and brings files back', { timeout: 60_000
   desk.write('src/a.txt', 'in\n')
   desk.write('tool.sh', '#!/bin/sh\ncat src/a.txt; mkdir -p made; tr a-z A-Z < src/a.txt > made/b.txt\n', 0o755)
   const ran = await desk.mesh('run', '--unsealed', '-i', 'src', '-o', 'made', '-o', 'list', '--', 'sh', '-c', './tool.sh && ls > list')
-  assert.equal(ran.code, 125, 'tool.sh is no word of its own: it was not sent')
+  assert.equal(ran.code, 127, 'tool.sh is no word of its own: it was not sent')
   const named = await desk.mesh('run', '--unsealed', '-i', 'src', '-i', 'tool.sh', '-o', 'made', '-o', 'list', '--', 'sh', '-c', './tool.sh && ls > list')
   assert.deepEqual([named.code, named.stdout], [0, 'in\n'], named.stderr)
   assert.deepEqual([desk.read('made/b.txt'), desk.read('list')], ['IN\n', 'list\nmade\nsrc\ntool.sh\n'])

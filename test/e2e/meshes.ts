@@ -6,12 +6,13 @@ import { readFileSync } from 'node:fs'
 import { get } from 'node:http'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import type { TestContext } from 'node:test'
 import { z } from 'zod'
 import { lastJson, openCluster, until, type Cluster, type Daemon } from '../../scripts/cluster.ts'
-import { Bytes, JobView, NodeView, RequestView, type AttemptView } from '../../src/wire/api.ts'
+import { Bytes, JobView, NodeView, RequestView, Status, type AttemptView } from '../../src/wire/api.ts'
 import { Workplace, type Ended } from '../cli/mesh-process.ts'
 
-export { until, type Cluster, type Daemon }
+export { until, type Daemon }
 
 /** What `mesh submit --json` prints. Strict: scripts rely on each of its keys. */
 const Submitted = z.strictObject({
@@ -26,7 +27,15 @@ const Submitted = z.strictObject({
   }),
   outputs: z.record(
     z.string(),
-    z.record(z.string(), z.strictObject({ cid: z.string(), kind: z.string(), executable: z.boolean() })),
+    z.record(
+      z.string(),
+      z.strictObject({
+        cid: z.string().optional(),
+        kind: z.string(),
+        executable: z.boolean(),
+        target: z.string().optional(),
+      }),
+    ),
   ),
   bytes: Bytes,
   wallMs: z.number(),
@@ -49,15 +58,20 @@ export class Desk extends Workplace {
   readonly #socket: string
   readonly #children: ChildProcess[] = []
 
-  constructor(daemon: Daemon) {
+  constructor(daemon: Pick<Daemon, 'file'>) {
     super({ MESH_SOCKET: daemon.file.socket })
     this.#socket = daemon.file.socket
+  }
+
+  override start(...args: readonly string[]): ReturnType<Workplace['start']> {
+    const started = super.start(...args)
+    this.#children.push(started.child)
+    return started
   }
 
   /** Starts `mesh`; what it prints so far is in `output`. */
   follow(...args: readonly string[]): Following {
     const { child, ended } = this.start(...args)
-    this.#children.push(child)
     const output = { stdout: '', stderr: '' }
     child.stdout?.on('data', (bytes: Buffer) => (output.stdout += bytes.toString()))
     child.stderr?.on('data', (bytes: Buffer) => (output.stderr += bytes.toString()))
@@ -110,6 +124,14 @@ export class Desk extends Workplace {
     return until(`the request to be ${what}`, async () => {
       const request = await this.request()
       return request !== undefined && is(request) ? request : undefined
+    })
+  }
+
+  /** Waits until the daemon says that it takes nothing new. */
+  async untilDraining(): Promise<void> {
+    await until('the drain', async () => {
+      const status = await this.ask(Status, '/api/status')
+      return status?.draining === true ? true : undefined
     })
   }
 
@@ -168,5 +190,27 @@ export async function freePort(): Promise<number> {
 /** A multiaddr of this machine. */
 export const tcp = (port: number): string => `/ip4/127.0.0.1/tcp/${port}`
 
-/** A cluster that is gone at the end of the test. */
-export const openMesh = (): Promise<Cluster> => openCluster('mesh-e2e')
+/** A cluster, and the people who use it. */
+export interface Mesh extends Cluster {
+  desk(daemon: Pick<Daemon, 'file'>): Desk
+}
+
+/** Given its test, the mesh is gone also when that runs out of time and never gets to dispose of it. */
+export async function openMesh(t?: TestContext): Promise<Mesh> {
+  const cluster = await openCluster('mesh-e2e', t === undefined ? {} : { signal: t.signal })
+  const desks: Desk[] = []
+  const dispose = async (): Promise<void> => {
+    for (const desk of desks) desk[Symbol.dispose]()
+    await cluster[Symbol.asyncDispose]()
+  }
+  t?.signal.addEventListener('abort', () => void dispose(), { once: true })
+  return {
+    ...cluster,
+    desk(daemon) {
+      const desk = new Desk(daemon)
+      desks.push(desk)
+      return desk
+    },
+    [Symbol.asyncDispose]: dispose,
+  }
+}

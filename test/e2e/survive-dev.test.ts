@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Desk, freePort, openMesh, submitted, tcp } from './meshes.ts'
+import { freePort, openMesh, submitted, tcp } from './meshes.ts'
 
 /** Waits for a file of the host before it uses its source. */
 const gated = (gate: string): string => `mesh = 1
@@ -20,13 +20,13 @@ inputs.tree = { path = "./tree" }
 sealed = false
 `
 
-test('survive-dev: a detached request completes without its submitter', { timeout: 120_000 }, async () => {
-  await using cluster = await openMesh()
-  const root = await cluster.start({ name: 'root', role: 'root' })
+test('survive-dev: a detached request completes without its submitter', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const root = await mesh.start({ name: 'root', role: 'root' })
   const client = { name: 'dev', role: 'client', parents: [root] }
   const [dev] = await Promise.all([
-    cluster.start(client),
-    cluster.start({
+    mesh.start(client),
+    mesh.start({
       name: 'w1',
       role: 'worker,store',
       listen: 'none',
@@ -34,9 +34,9 @@ test('survive-dev: a detached request completes without its submitter', { timeou
       args: ['--isolation', 'process'],
     }),
   ])
-  using desk = new Desk(dev)
+  const desk = mesh.desk(dev)
   await desk.untilReady('w1')
-  const gate = join(cluster.directory, 'gate')
+  const gate = join(mesh.directory, 'gate')
   desk.write('text', 'quiet\n')
   desk.write('tree/deep/file', 'down here\n')
   const detached = await desk.mesh('submit', '-d', desk.write('graph.mesh.toml', gated(gate)))
@@ -48,10 +48,10 @@ test('survive-dev: a detached request completes without its submitter', { timeou
 
   await dev.kill()
   writeFileSync(gate, '')
-  using office = new Desk(root)
+  const office = mesh.desk(root)
   await office.untilRequest('done', ({ state }) => state === 'done')
 
-  await cluster.start(client)
+  await mesh.start(client)
   const done = await desk.untilRequest('seen done', ({ state }) => state === 'done')
   assert.equal(done.id, id)
   const got = await desk.mesh('get', id, '-o', 'outputs')
@@ -60,14 +60,14 @@ test('survive-dev: a detached request completes without its submitter', { timeou
   assert.equal(desk.read('outputs/deep'), 'down here\n')
 })
 
-test('survive-dev: what is submitted while the root is away is kept, and done when it is back', { timeout: 120_000 }, async () => {
-  await using cluster = await openMesh()
+test('survive-dev: what is submitted while the root is away is kept, and done when it is back', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
   const listen = tcp(await freePort())
   const parent = ['--parent', listen]
   const client = { name: 'dev', role: 'client', args: parent }
-  const dev = await cluster.start(client)
-  using desk = new Desk(dev)
-  const gate = join(cluster.directory, 'gate')
+  const dev = await mesh.start(client)
+  const desk = mesh.desk(dev)
+  const gate = join(mesh.directory, 'gate')
   writeFileSync(gate, '')
   desk.write('text', 'quiet\n')
   desk.write('tree/deep/file', 'down here\n')
@@ -78,13 +78,13 @@ test('survive-dev: what is submitted while the root is away is kept, and done wh
   assert.match(waiting.notices.join(), /root cannot be reached/)
 
   await dev.kill()
-  await cluster.start(client)
+  await mesh.start(client)
   const kept = await desk.untilRequest('still there', () => true)
   assert.deepEqual([kept.id, kept.accepted], [waiting.id, 'local'])
   assert.equal(following.child.exitCode, null, following.output.stderr)
 
-  await cluster.start({ name: 'root', role: 'root', listen })
-  await cluster.start({ name: 'w1', role: 'worker,store', listen: 'none', args: [...parent, '--isolation', 'process'] })
+  await mesh.start({ name: 'root', role: 'root', listen })
+  await mesh.start({ name: 'w1', role: 'worker,store', listen: 'none', args: [...parent, '--isolation', 'process'] })
   const ended = await following.ended
   assert.equal(ended.code, 0, ended.stderr)
   assert.match(ended.stderr, /MESH0120|root cannot be reached/)

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Desk, freePort, openMesh, submitted, tcp, until } from './meshes.ts'
+import { freePort, openMesh, submitted, tcp, until } from './meshes.ts'
 
 /** Plain processes, so that a test can hold them back with files of the host. */
 const GRAPH = (directory: string): string => `mesh = 1
@@ -32,14 +32,14 @@ inputs.during = { output = "during" }
 inputs.after = { output = "after" }
 `
 
-test('survive-root: a killed root comes back and adopts what runs', { timeout: 120_000 }, async () => {
-  await using cluster = await openMesh()
+test('survive-root: a killed root comes back and adopts what runs', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
   const listen = tcp(await freePort())
-  const place = cluster.directory
-  let root = await cluster.start({ name: 'root', role: 'root', listen })
+  const place = mesh.directory
+  let root = await mesh.start({ name: 'root', role: 'root', listen })
   const [dev] = await Promise.all([
-    cluster.start({ name: 'dev', role: 'client', parents: [root] }),
-    cluster.start({
+    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+    mesh.start({
       name: 'w1',
       role: 'worker,store',
       listen: 'none',
@@ -48,7 +48,7 @@ test('survive-root: a killed root comes back and adopts what runs', { timeout: 1
       args: ['--isolation', 'process'],
     }),
   ])
-  using desk = new Desk(dev)
+  const desk = mesh.desk(dev)
   await desk.untilReady('w1')
   const file = desk.write('graph.mesh.toml', GRAPH(place))
   const following = desk.follow('submit', file, '--json')
@@ -58,10 +58,10 @@ test('survive-root: a killed root comes back and adopts what runs', { timeout: 1
   await root.kill()
   // Its outcome has to wait at the worker until the root is back.
   writeFileSync(join(place, 'go-during'), '')
-  const spool = join(cluster.directory, 'w1', 'build', during.attempts[0]?.id ?? '')
+  const spool = join(mesh.directory, 'w1', 'build', during.attempts[0]?.id ?? '')
   await until('the build to end', async () => (existsSync(spool) ? undefined : true))
   assert.equal(following.child.exitCode, null, 'the client waits for the root')
-  root = await cluster.start({ name: 'root', role: 'root', listen })
+  root = await mesh.start({ name: 'root', role: 'root', listen })
   await desk.untilJob('after', 'building')
   writeFileSync(join(place, 'go-after'), '')
 

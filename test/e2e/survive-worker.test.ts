@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { processesWith } from '../build/builds.ts'
-import { Desk, openMesh, submitted, until } from './meshes.ts'
+import { openMesh, submitted, until } from './meshes.ts'
 
 /** Each part sleeps in a sealed build; the whole needs all of them. */
 const graph = (sleeps: readonly string[]): string => `mesh = 1
@@ -21,16 +21,16 @@ args = ["-c", 'cat $p0 $p1 $p2 $p3 > $out']
 ${sleeps.map((_, at) => `inputs.p${at} = { output = "part-${at}" }`).join('\n')}
 `
 
-test('survive-worker: a killed worker is replaced and works again when it is back', { timeout: 120_000 }, async () => {
-  await using cluster = await openMesh()
-  const root = await cluster.start({ name: 'root', role: 'root' })
+test('survive-worker: a killed worker is replaced and works again when it is back', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const root = await mesh.start({ name: 'root', role: 'root' })
   const worker = { role: 'worker,store', listen: 'none', cpus: 1, parents: [root] }
   const [dev, w1] = await Promise.all([
-    cluster.start({ name: 'dev', role: 'client', parents: [root] }),
-    cluster.start({ name: 'w1', ...worker }),
-    cluster.start({ name: 'w2', ...worker }),
+    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+    mesh.start({ name: 'w1', ...worker }),
+    mesh.start({ name: 'w2', ...worker }),
   ])
-  using desk = new Desk(dev)
+  const desk = mesh.desk(dev)
   await desk.untilReady('w1', 'w2')
   // A duration that no other process on the machine has, to find the build by.
   const sleeps = Array.from({ length: 4 }, (_, at) => `2.0${process.pid}${at}`)
@@ -57,7 +57,7 @@ test('survive-worker: a killed worker is replaced and works again when it is bac
   )
   assert.match(retried.attempts[0]?.error ?? '', /w1/)
 
-  await cluster.start({ name: 'w1', ...worker })
+  await mesh.start({ name: 'w1', ...worker })
   await desk.untilReady('w1')
   const again = desk.write('again.mesh.toml', graph(sleeps.map((seconds) => `0${seconds.slice(1)}`)))
   const second = await desk.mesh('submit', again, '--json', '-o', 'again')

@@ -250,3 +250,26 @@ test('scheduler: all who wait for a run are bound before any of their other jobs
       for (const attempt of step.job?.attempts ?? []) assert.equal(attempt.userland?.base, bindings.get('x86_64-linux')?.base)
   }
 })
+
+test('scheduler: requests that are bound to different userlands during a look-up each get their stored result', () => {
+  const world = new World()
+  const nodes = [debian, fedora].map((each, at) => world.node(`n${at}`, { environments: [each] }))
+  for (const [at, node] of nodes.entries()) {
+    node.up()
+    for (const other of nodes) if (other !== node) other.down()
+    world.submit(`seed-${at}`, [derivation(`own-${at}`), derivation('common')])
+    world.buildAll()
+    node.down()
+  }
+  const grants = world.grantCount
+  for (const node of nodes) node.up()
+  world.isAnswering = false
+  for (const at of [0, 1]) world.submit(`r${at}`, [derivation('common'), derivation(`own-${at}`)])
+  assert.equal(world.step('r0', 'common').job, world.step('r1', 'common').job)
+  world.answer('own-0', 'own-1')
+  world.answer('common')
+  world.isAnswering = true
+  world.answer()
+  assert.deepEqual([world.request('r0').state, world.request('r1').state], ['done', 'done'])
+  assert.equal(world.grantCount, grants)
+})

@@ -24,6 +24,9 @@ export class World {
   isSyncing = true
   syncedSeq = 0
   readonly nodes: WorldNode[] = []
+  /** False keeps look-ups in the cache open until `answer`. */
+  isAnswering = true
+  readonly #lookups: Extract<Effect, { type: 'lookup' }>[] = []
 
   constructor() {
     this.#take(this.scheduler.recover(this.moment))
@@ -38,15 +41,23 @@ export class World {
   }
 
   #take(effects: readonly Effect[]): void {
-    const lookups: Extract<Effect, { type: 'lookup' }>[] = []
     for (const effect of effects) {
       if (effect.type === 'fact') this.facts.push(effect.fact)
       if (effect.type === 'commit')
         this.cache.set(effect.result.jobKey, [...(this.cache.get(effect.result.jobKey) ?? []), effect.result])
-      if (effect.type === 'lookup') lookups.push(effect)
+      if (effect.type === 'lookup') this.#lookups.push(effect)
     }
     if (this.isSyncing) this.syncedSeq = this.scheduler.state.factSeq
-    for (const { job, key } of lookups) this.apply({ type: 'looked-up', job, results: this.cache.get(key) ?? [] })
+    if (this.isAnswering) this.answer()
+  }
+
+  /** Answers the look-ups that are open, or those for the named derivations. */
+  answer(...names: readonly string[]): void {
+    const isMeant = (job: string): boolean =>
+      names.length === 0 || [...(this.scheduler.findJob(job)?.waiters ?? [])].some((step) => names.includes(step.derivation.name))
+    const meant = this.#lookups.filter(({ job }) => isMeant(job))
+    for (const lookup of meant) this.#lookups.splice(this.#lookups.indexOf(lookup), 1)
+    for (const { job, key } of meant) this.apply({ type: 'looked-up', job, results: this.cache.get(key) ?? [] })
   }
 
   submit(name: string, derivations: readonly Derivation[], options: RequestOptions = {}): Request {

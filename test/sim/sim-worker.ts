@@ -298,7 +298,7 @@ export class SimWorker {
     run.phase = 'building'
     run.startedAtMs = clock.nowMs()
     const behaviour = behaviourOf(lease.action)
-    const tookMs = behaviour === 'slow' ? SLOW_MS : dice.chance(0.1) ? dice.between(3_000, 12_000) : dice.between(50, 2_500)
+    const tookMs = behaviour === 'slow' ? SLOW_MS : this.#durationMs()
     const breaks = behaviour === 'broken' && this.#sim.isRough && dice.chance(0.5)
     this.#after(run, tookMs, () => {
       if (tookMs > run.limits.timeoutMs) this.#end(lease.attempt, overTime(run.limits.timeoutMs))
@@ -307,6 +307,13 @@ export class SimWorker {
       else this.#built(run, behaviour)
     })
     this.#watch(run)
+  }
+
+  /** Mostly short; some outlive the leases of a node that is cut off. */
+  #durationMs(): number {
+    const { dice } = this.#sim
+    const longest = dice.fraction()
+    return longest < 0.04 ? dice.between(15_000, 60_000) : longest < 0.14 ? dice.between(3_000, 12_000) : dice.between(50, 2_500)
   }
 
   /** Ends it at its limit, which may be raised while it runs. */

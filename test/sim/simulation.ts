@@ -82,7 +82,8 @@ export class Simulation {
     this.isRough = this.isEventful
     this.#machines = makeMachines(dice, options.nodeCount, !this.isEventful)
     this.#workers = this.#machines.map((machine) => new SimWorker(this, machine))
-    const plans = makePlans(dice, { requestCount: dice.between(3, 8), fromMs: 6_000, toMs: ROUGH_MS - 10_000, isCalm: !this.isEventful })
+    const requestCount = dice.chance(0.2) ? dice.between(15, 25) : dice.between(2, 7)
+    const plans = makePlans(dice, { requestCount, fromMs: 6_000, toMs: ROUGH_MS - 10_000, isCalm: !this.isEventful })
     this.#clients = plans.map((plan) => ({ plan, isAccepted: false, hasCancelled: false }))
     for (const { wire } of plans)
       for (const { name } of wire.graph.derivations) this.blobs.add(sha(`source of ${name}`))

@@ -85,8 +85,9 @@ export function makePlans(dice: Dice, options: WorkloadOptions): Plan[] {
       cancelAtMs: !options.isCalm && dice.chance(0.15) ? atMs + dice.between(10, 15_000) : undefined,
       wire: requestWire(`request-${at}`, graph, {
         wanted: [...wanted],
-        keepGoing: dice.chance(0.4),
-        noWait: isImpossible ? dice.chance(0.7) : dice.chance(0.1),
+        // In a calm mesh nothing is given up half-way.
+        keepGoing: options.isCalm || dice.chance(0.4),
+        noWait: isImpossible ? options.isCalm || dice.chance(0.7) : dice.chance(0.1),
         priority: dice.pick([50, 50, 50, 80]),
       }),
     }

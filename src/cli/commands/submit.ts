@@ -212,7 +212,9 @@ async function dryRun(
       answer.derivations,
       { style: stdout.style, width: stdout.columns() },
     ),
-    `critical path: ${answer.criticalPath.join(' -> ')}`,
+    ...(answer.criticalPath.length > 0
+      ? [`critical path: ${answer.criticalPath.join(' -> ')}`]
+      : []),
   ])
   return EXIT.ok
 }

@@ -87,7 +87,9 @@ export function transitionLine(style: Style, transition: Transition): string {
         'failed',
         failure.name,
         job === undefined ? '' : attemptTime(job),
-        `${failure.node ?? ''}  ${printableLine(failure.message)}  mesh logs ${failure.job}`.trimStart(),
+        failure.node === null
+          ? printableLine(failure.message)
+          : `${failure.node}  ${printableLine(failure.message)}  mesh logs ${failure.job}`,
         'bad',
       )
     }
@@ -132,14 +134,13 @@ export function failureLines(
   failures: readonly Failure[],
   linesMax: number,
 ): string[] {
-  const shown = failures
-    .slice(0, FAILURES_SHOWN_MAX)
-    .flatMap((failure) => [
-      '',
-      `${paint(style, 'bad', `${symbol(style, 'failed')} error[${printableLine(failure.code)}]`)}: ${failure.name}${failure.node === null ? '' : ` on ${printableLine(failure.node)}`}: ${printable(failure.message)}`,
-      ...logTailLines(style, failure, linesMax),
-      `   full log: mesh logs ${failure.job}   explained: mesh explain ${printableLine(failure.code)}`,
-    ])
+  const shown = failures.slice(0, FAILURES_SHOWN_MAX).flatMap((failure) => [
+    '',
+    `${paint(style, 'bad', `${symbol(style, 'failed')} error[${printableLine(failure.code)}]`)}: ${failure.name}${failure.node === null ? '' : ` on ${printableLine(failure.node)}`}: ${printable(failure.message)}`,
+    ...logTailLines(style, failure, linesMax),
+    // What never ran has no log.
+    `   ${failure.node === null ? '' : `full log: mesh logs ${failure.job}   `}explained: mesh explain ${printableLine(failure.code)}`,
+  ])
   const hidden = failures.length - FAILURES_SHOWN_MAX
   return hidden > 0
     ? [...shown, '', `   and ${plural(hidden, 'more failure')}: mesh jobs --json`]
