@@ -32,6 +32,8 @@ export interface DaemonOptions {
   readonly listen?: string
   readonly cpus?: number
   readonly args?: readonly string[]
+  /** A command that becomes the one that follows it, such as `nsenter --net=FILE`. */
+  readonly within?: readonly string[]
 }
 
 export interface Daemon {
@@ -144,7 +146,8 @@ function spawnDaemon(base: string, options: DaemonOptions): Child {
     for (const address of parent.file.listen) args.push('--parent', address)
   if (options.cpus !== undefined) args.push('--cpus', String(options.cpus))
   // A session of its own: ^C reaches whoever runs the cluster, who then stops its daemons in order.
-  const child = spawn(MESH_NODE, [...args, ...(options.args ?? [])], {
+  const [program = MESH_NODE, ...rest] = [...(options.within ?? []), MESH_NODE, ...args]
+  const child = spawn(program, [...rest, ...(options.args ?? [])], {
     env: cleanEnv(),
     stdio: ['ignore', output, output],
     detached: true,

@@ -12,7 +12,7 @@ import type { z } from 'zod'
 import { backoffMs } from '../base/backoff.ts'
 import { deadline, sleep } from '../base/clock.ts'
 import { EXIT, hasCode, isErrorCode, MeshError, messageOf } from '../base/errors.ts'
-import type { BlobRef, Digest } from '../wire/digest.ts'
+import type { Digest } from '../wire/digest.ts'
 import { Event, Problem } from '../wire/api.ts'
 import type { Arguments } from './command.ts'
 import type { Context } from './context.ts'
@@ -105,11 +105,13 @@ export class Client implements Disposable {
   }
 
   /** The bytes of a blob, wherever in the mesh they are. The reader checks them. */
-  readonly blob = (ref: { digest: Digest; size?: number }, signal?: AbortSignal): AsyncIterable<Uint8Array> =>
-    this.stream(
-      `/cas/${ref.digest}?fetch=1${ref.size === undefined ? '' : `&size=${ref.size}`}`,
-      signal,
-    )
+  readonly blob = (
+    ref: { readonly digest: Digest; readonly size?: number; readonly isTree?: boolean },
+    signal?: AbortSignal,
+  ): AsyncIterable<Uint8Array> => {
+    const size = ref.size === undefined ? '' : `&size=${ref.size}`
+    return this.stream(`/cas/${ref.digest}?fetch=1${size}${ref.isTree === true ? '&tree=1' : ''}`, signal)
+  }
 
   /** The body of a GET, piece by piece. Throws ECONNRESET where it ends early. */
   async *stream(path: string, signal?: AbortSignal): AsyncIterable<Uint8Array> {

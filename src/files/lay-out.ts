@@ -17,8 +17,8 @@ import { mapLimited } from './map-limited.ts'
 
 const FILES_AT_ONCE = 16
 
-/** The bytes of a blob; throws when it cannot be had. */
-export type ReadBlob = (ref: BlobRef) => AsyncIterable<Uint8Array>
+/** The bytes of a blob; throws when it cannot be had. `isTree`: all that is in that tree is read next. */
+export type ReadBlob = (ref: BlobRef & { readonly isTree?: boolean }) => AsyncIterable<Uint8Array>
 
 /**
  * Writes the entry at exactly `path`, whose parent exists and which itself must not (MESH0209). After a
@@ -44,7 +44,7 @@ export async function layOut(
       case 'dir': {
         if (depth >= TREE_DEPTH_MAX)
           throw new MeshError('MESH0210', `${at} lies deeper than ${TREE_DEPTH_MAX} directories`)
-        const tree = decodeTree(await readWhole(read, one))
+        const tree = decodeTree(await readWhole(read, { ...one, isTree: depth === 0 }))
         await mkdir(at)
         made.root = true
         const child = ({ name, entry: below }: (typeof tree)[number]): Promise<void> =>
@@ -93,7 +93,7 @@ async function writeFile(
   }
 }
 
-async function readWhole(read: ReadBlob, ref: BlobRef): Promise<Uint8Array> {
+async function readWhole(read: ReadBlob, ref: Parameters<ReadBlob>[0]): Promise<Uint8Array> {
   if (ref.size > OBJECT_BYTES_MAX)
     throw new MeshError(
       'MESH0210',
@@ -103,11 +103,12 @@ async function readWhole(read: ReadBlob, ref: BlobRef): Promise<Uint8Array> {
 }
 
 /** The bytes of the blob, followed by an error unless they were the right ones. Never more than its size. */
-async function* checked(read: ReadBlob, ref: BlobRef): AsyncGenerator<Uint8Array> {
+async function* checked(read: ReadBlob, ref: Parameters<ReadBlob>[0]): AsyncGenerator<Uint8Array> {
   const hasher = new Hasher()
   let size = 0
   // An entry has more fields than a reference.
-  for await (const bytes of read({ digest: ref.digest, size: ref.size })) {
+  const { digest, isTree = false } = ref
+  for await (const bytes of read({ digest, size: ref.size, isTree })) {
     size += bytes.byteLength
     if (size > ref.size) break
     hasher.update(bytes)

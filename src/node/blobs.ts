@@ -3,8 +3,7 @@
  * answers other nodes, and moves trees to and from store nodes when two peers cannot reach each other.
  */
 import type { Logger } from 'pino'
-import { request } from 'undici'
-import type { Clock } from '../base/clock.ts'
+import { deadline, type Clock } from '../base/clock.ts'
 import type { Random } from '../base/random.ts'
 import { MeshError, messageOf } from '../base/errors.ts'
 import { mapLimited } from '../files/map-limited.ts'
@@ -24,7 +23,7 @@ import { ReadMeter } from './read-meter.ts'
 /** HTTP sources and CAS links kept open; beyond it the one that was used longest ago is closed. */
 const SOURCES_MAX = 256
 const ENTRIES_AT_ONCE = 8
-/** How long a HEAD may take that asks for the size of a blob. */
+/** How long one source may take to tell the size of a blob. */
 const HEAD_MS = 5_000
 
 export interface LocateQuery {
@@ -52,6 +51,7 @@ export class Blobs implements AsyncDisposable {
   readonly #deps: BlobsDeps
   readonly #selfId: string
   readonly #http = new Map<string, HttpSource>()
+  readonly #mirrors: readonly HttpSource[]
   readonly #links = new Map<string, CasLink>()
   readonly #opening = new Map<string, Promise<CasLink>>()
   readonly #accepted = new Set<CasLink>()
@@ -62,7 +62,7 @@ export class Blobs implements AsyncDisposable {
     this.#selfId = options.selfId
     this.#isStore = options.isStore
     this.served = new ReadMeter(deps.store)
-    const mirrors = options.mirrors.map((url) => openHttpSource({ clock: deps.clock }, { url, kind: 'mirror' }))
+    this.#mirrors = options.mirrors.map((url) => openHttpSource({ clock: deps.clock }, { url, kind: 'mirror' }))
     this.fetcher = openFetcher(
       {
         store: deps.store,
@@ -71,7 +71,7 @@ export class Blobs implements AsyncDisposable {
         random: deps.random,
         locate: async (refs, { signal }) => this.#locateSources(refs, signal),
       },
-      { mirrors },
+      { mirrors: this.#mirrors },
     )
   }
 
@@ -100,32 +100,43 @@ export class Blobs implements AsyncDisposable {
     }
   }
 
-  /** Like `obtain` for a single blob whose size may not be known. Undefined when nobody seems to have it. */
-  async obtainBlob(digest: Digest, size: number | undefined, signal: AbortSignal): Promise<BlobRef | undefined> {
+  /**
+   * Like `obtain` for a single blob whose size may not be known, or with `isTree` for all that is in that
+   * tree. Undefined when nobody seems to have it.
+   */
+  async obtainBlob(
+    digest: Digest,
+    { size, isTree = false }: { readonly size: number | undefined; readonly isTree?: boolean },
+    signal: AbortSignal,
+  ): Promise<BlobRef | undefined> {
     const own = await this.#deps.store.sizeOf(digest)
-    if (own !== undefined) return { digest, size: own }
-    const known = size ?? (await this.#askSize(digest, signal))
+    if (own !== undefined && !isTree) return { digest, size: own }
+    const known = own ?? size ?? (await this.#askSize(digest, signal))
     if (known === undefined) return undefined
-    await this.obtain({ kind: 'file', digest, size: known, executable: false }, { peers: [], signal })
-    return { digest, size: known }
+    const ref = { digest, size: known }
+    if (isTree) {
+      // Nobody is known to have what is in it; those who have the tree have that too.
+      const { peers } = await this.#deps.locate({ refs: [ref], entries: [], failed: [] }, signal)
+      await this.obtain({ kind: 'dir', ...ref }, { peers, signal })
+    } else await this.obtain({ kind: 'file', ...ref, executable: false }, { peers: [], signal })
+    return ref
   }
 
   async #askSize(digest: Digest, signal: AbortSignal): Promise<number | undefined> {
     const { peers } = await this.#deps.locate({ refs: [{ digest, size: 0 }], entries: [], failed: [] }, signal)
-    for (const peer of peers) {
-      if (peer.http === null || peer.peerId === this.#selfId) continue
+    const sources = peers.flatMap(({ peerId, http, name }) =>
+      peerId === this.#selfId || http === null ? [] : [this.#httpSource(http, name)],
+    )
+    for (const source of [...sources, ...this.#mirrors]) {
+      const limit = deadline(this.#deps.clock, HEAD_MS, () => new SourceError('stalled', `did not answer for ${HEAD_MS / 1000} s`), signal)
       try {
-        const answer = await request(`${peer.http}/cas/${digest}`, {
-          method: 'HEAD',
-          signal,
-          headersTimeout: HEAD_MS,
-          bodyTimeout: HEAD_MS,
-        })
-        await answer.body.dump()
-        if (answer.statusCode === 200) return Number(answer.headers['content-length'])
+        const size = await source.sizeOf(digest, { signal: limit.signal })
+        if (size !== undefined) return size
       } catch (error) {
         signal.throwIfAborted()
-        this.#deps.log.debug({ err: error, peer: peer.peerId }, 'peer could not be asked for a size')
+        this.#deps.log.debug({ err: error, source: source.name }, 'source could not be asked for a size')
+      } finally {
+        limit.cancel()
       }
     }
     return undefined
@@ -280,6 +291,6 @@ export class Blobs implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const link of [...this.#links.values(), ...this.#accepted]) link.close()
-    await Promise.all([...this.#http.values()].map((source) => source[Symbol.asyncDispose]()))
+    await Promise.all([...this.#http.values(), ...this.#mirrors].map((source) => source[Symbol.asyncDispose]()))
   }
 }

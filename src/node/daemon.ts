@@ -171,7 +171,7 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
       },
       events: (id, signal) => authority.events(id, 0, AbortSignal.any([signal, lifetime.signal])),
       readLog: (job, options) => logs.read(job, options),
-      obtain: (digest, size, signal) => blobs.obtainBlob(digest, size, signal),
+      obtain: (digest, options, signal) => blobs.obtainBlob(digest, options, signal),
     },
     { socket: directory.socketPath },
   )

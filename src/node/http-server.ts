@@ -31,8 +31,12 @@ export interface ApiDoor {
   submit(id: string, body: unknown): Promise<ApiAnswer>
   events(id: string, signal: AbortSignal): AsyncIterable<Event>
   readLog(job: string, options: LogOptions): AsyncIterable<Uint8Array>
-  /** Brings a blob into the store; undefined when nobody has it. Throws MESH0501. */
-  obtain(digest: Digest, size: number | undefined, signal: AbortSignal): Promise<unknown>
+  /** Brings a blob, or a tree with all that is in it, into the store; undefined when nobody has it. Throws MESH0501. */
+  obtain(
+    digest: Digest,
+    options: { readonly size: number | undefined; readonly isTree: boolean },
+    signal: AbortSignal,
+  ): Promise<unknown>
   readonly cas: (request: IncomingMessage, response: ServerResponse) => Promise<boolean>
 }
 
@@ -62,14 +66,14 @@ export async function openApi(door: ApiDoor, options: { readonly socket: string 
     await door.store.put(request.body, { digest: hex, size: length })
     return { stored: 1 }
   })
-  app.route<{ Params: { hex: string }; Querystring: { fetch?: string; size?: string } }>({
+  app.route<{ Params: { hex: string }; Querystring: { fetch?: string; size?: string; tree?: string } }>({
     method: ['GET', 'HEAD'],
     url: '/cas/:hex',
     async handler(request, reply) {
       const { hex } = request.params
       if (request.query.fetch === '1' && isDigest(hex)) {
         const size = request.query.size === undefined ? undefined : Number(request.query.size)
-        await door.obtain(hex, size, abortedWith(request.raw))
+        await door.obtain(hex, { size, isTree: request.query.tree === '1' }, abortedWith(request.raw))
       }
       reply.hijack()
       await door.cas(request.raw, reply.raw)

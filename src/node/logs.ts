@@ -96,7 +96,7 @@ export class Logs {
         continue
       }
       if (target.blob !== undefined) {
-        await this.#deps.blobs.obtainBlob(target.blob.digest, target.blob.size, signal)
+        await this.#deps.blobs.obtainBlob(target.blob.digest, target.blob, signal)
         const reader = await this.#deps.store.open(target.blob.digest, { offsetBytes })
         if (reader === undefined) throw new MeshError('MESH0501', `the log of ${job} is not available`)
         yield* reader

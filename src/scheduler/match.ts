@@ -2,7 +2,7 @@
  * What a job requires, held against what a node has: one list of checks, used both to grant and to
  * explain, so that the two can never disagree.
  */
-import { BASE_TOOLS, userlandFor, type Environment, type Userland } from '../wire/environment.ts'
+import { BASE_TOOLS, toolOf, userlandFor, type Environment, type Userland } from '../wire/environment.ts'
 import { BUILTIN_FETCH, hostsOf } from '../wire/derivation.ts'
 import type { Job, NodeEntry, Step } from './model.ts'
 
@@ -119,8 +119,9 @@ function sameUserland(want: Userland, have: Userland): boolean | undefined {
   if (want.base !== have.base) return false
   let isKnown = true
   for (const [tool, digest] of Object.entries(want.tools)) {
-    if (have.tools[tool] === undefined) isKnown = false
-    else if (have.tools[tool] !== digest) return false
+    const found = toolOf(have, tool)
+    if (found === undefined) isKnown = false
+    else if (found !== digest) return false
   }
   return isKnown ? true : undefined
 }
@@ -165,7 +166,7 @@ type Check = (requirement: string, want: string, have: string, ok: boolean, perm
 
 function checkUserland(requirement: Requirement, environment: Environment, check: Check): void {
   for (const tool of requirement.tools) {
-    const digest = environment.tools[tool]
+    const digest = toolOf(environment, tool)
     const have = digest === undefined ? 'not probed yet' : digest === null ? 'missing' : 'yes'
     // A missing program may yet be an input or be found elsewhere in the sandbox: the build will tell.
     check(`tool ${tool}`, 'known', have, digest !== undefined, false)
@@ -174,7 +175,7 @@ function checkUserland(requirement: Requirement, environment: Environment, check
   if (bound === undefined) return
   const same = sameUserland(bound, environment)
   const differing = Object.keys(bound.tools).find(
-    (tool) => environment.tools[tool] !== undefined && environment.tools[tool] !== bound.tools[tool],
+    (tool) => toolOf(environment, tool) !== undefined && toolOf(environment, tool) !== bound.tools[tool],
   )
   const have = same === true ? 'the same' : same === undefined ? 'not probed yet' : `another (${differing ?? 'os, libc or compiler'} differs)`
   check('userland', `the one of the request (${bound.base.slice(0, 8)})`, have, same === true, same === false)
@@ -241,7 +242,7 @@ export function userlandOfJob(requirement: Requirement, environment: Environment
 export function fitsBinding(userland: Userland | null, bound: Userland | undefined): boolean {
   if (userland === null || bound === undefined) return true
   if (userland.base !== bound.base) return false
-  return Object.entries(userland.tools).every(([tool, digest]) => bound.tools[tool] === undefined || bound.tools[tool] === digest)
+  return Object.entries(userland.tools).every(([tool, digest]) => [undefined, digest].includes(toolOf(bound, tool)))
 }
 
 /** `1.5 GiB`: at most one decimal, binary units. */

@@ -11,7 +11,7 @@ import type { Failure } from '../wire/api.ts'
 import { actionDigest, makeAction, type Action } from '../wire/action.ts'
 import { jobKey, resolveDerivation, DEFAULT_LIMITS } from '../wire/derivation.ts'
 import type { Digest } from '../wire/digest.ts'
-import { fingerprintOf, type Userland } from '../wire/environment.ts'
+import { fingerprintOf, toolOf, type Userland } from '../wire/environment.ts'
 import type { BytesMoved, Fact, RequestWire } from '../wire/facts.ts'
 import { sha256 } from '../wire/digest.ts'
 import type { ActionResult, SignedResult } from '../wire/result.ts'
@@ -250,7 +250,7 @@ export class Scheduler {
     for (const { requirement } of this.queues.all)
       for (const environment of node.environments)
         for (const tool of [...requirement.tools, ...Object.keys(requirement.bindings.get(environment.system)?.tools ?? {})])
-          if (environment.tools[tool] === undefined && tools.size < TOOLS_WANTED_MAX) tools.add(tool)
+          if (toolOf(environment, tool) === undefined && tools.size < TOOLS_WANTED_MAX) tools.add(tool)
     const known = (id: string): Attempt | undefined => this.state.attempts.get(id)
     const isOver = (id: string): boolean => {
       const attempt = known(id)

@@ -157,11 +157,18 @@ class Link implements CasLink {
 
   async #sendAll(): Promise<void> {
     try {
+      let sent: Promise<unknown> = Promise.resolve()
       while (this.#end === undefined) {
         const control = this.#control.shift()
         const frames = control === undefined ? await this.#answerer?.nextFrames() : [control]
+        // What comes next was read while these were on their way.
+        await sent
         if (frames === undefined || frames.length === 0) await this.#idle()
-        else for (const frame of frames) await this.#channel.send(frame)
+        else {
+          sent = Promise.all(frames.map((frame) => this.#channel.send(frame)))
+          // Its failure is met at the next turn, which may be a while off.
+          sent.catch(() => undefined)
+        }
       }
     } catch (error) {
       this.#finish(

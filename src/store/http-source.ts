@@ -30,7 +30,10 @@ import { within, withStallLimit } from './stall-limit.ts'
 const CONNECTIONS_MAX = 8
 const BACKSTOP_MS = 30_000
 
-export interface HttpSource extends BlobSource, AsyncDisposable {}
+export interface HttpSource extends BlobSource, AsyncDisposable {
+  /** The size of a blob; undefined when the server does not have it, or does not tell. */
+  sizeOf(digest: Digest, options: { readonly signal: AbortSignal }): Promise<number | undefined>
+}
 
 /** `url` is what `/cas/…` is appended to. Connects when it is first asked. */
 export function openHttpSource(
@@ -83,6 +86,21 @@ class Http implements HttpSource {
       if (bytes === undefined) continue
       this.#layouts = [layout]
       return bytes
+    }
+    return undefined
+  }
+
+  async sizeOf(
+    digest: Digest,
+    { signal }: { readonly signal: AbortSignal },
+  ): Promise<number | undefined> {
+    for (const layout of this.#layouts) {
+      const path = `${this.#base}${layout(digest)}`
+      const response = await this.#request({ method: 'HEAD', path }, signal)
+      discard(response)
+      const length = headerOf(response, 'content-length')
+      if (response.statusCode === 200 && encodingOf(response) === undefined && length !== undefined)
+        return Number(length)
     }
     return undefined
   }

@@ -19,7 +19,7 @@
  * | POST /api/blobs/missing | BlobRef[] → Digest[] |
  * | POST /api/blobs | blob batch → BatchAnswer |
  * | PUT /cas/HEX | bytes → BatchAnswer |
- * | GET /cas/HEX?fetch=1 | → bytes, fetched from the mesh where this node lacks them |
+ * | GET /cas/HEX?fetch=1&size=N&tree=1 | → bytes, fetched from the mesh where this node lacks them; `tree`: with all that is in it |
  *
  * ID is a full id or any unique prefix of one. Errors are RFC 9457 problem documents with a MESH code.
  */

@@ -35,11 +35,16 @@ export const EnvironmentWire = environmentSchema(DigestBytes)
 export const EnvironmentJson = environmentSchema(DigestHex)
 export type Environment = z.infer<typeof EnvironmentWire>
 
+/** What is known of a tool: its digest, null where the host lacks it, undefined while it is not probed. Tools may be named like members of every object. */
+export function toolOf(userland: Pick<Userland, 'tools'>, tool: string): Digest | null | undefined {
+  return Object.hasOwn(userland.tools, tool) ? userland.tools[tool] : undefined
+}
+
 /** The part of a userland that a derivation with `tools` depends on; undefined while one is not probed yet. */
 export function userlandFor(userland: Userland, tools: readonly string[]): Userland | undefined {
   const known: Userland['tools'] = {}
   for (const tool of tools) {
-    const hash = userland.tools[tool]
+    const hash = toolOf(userland, tool)
     if (hash === undefined) return undefined
     known[tool] = hash
   }
@@ -53,7 +58,7 @@ export function fingerprintOf(
 ): Digest | undefined {
   const pairs: [string, Uint8Array | null][] = []
   for (const tool of tools) {
-    const hash = environment.tools[tool]
+    const hash = toolOf(environment, tool)
     if (hash === undefined) return undefined
     pairs.push([tool, hash === null ? null : digestBytes(hash)])
   }

@@ -48,10 +48,10 @@ async function take(path: string, options: IngestOptions = {}) {
 }
 
 function readFrom(blobs: ReadonlyMap<Digest, IngestedBlob>): ReadBlob {
-  return async function* (ref) {
-    const blob = blobs.get(ref.digest)
-    assert(blob !== undefined, `blob ${ref.digest} was not ingested`)
-    assert.deepEqual(blob.ref, ref)
+  return async function* ({ digest, size }) {
+    const blob = blobs.get(digest)
+    assert(blob !== undefined, `blob ${digest} was not ingested`)
+    assert.deepEqual(blob.ref, { digest, size })
     yield* blob.open()
   }
 }

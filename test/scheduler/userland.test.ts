@@ -273,3 +273,15 @@ test('scheduler: requests that are bound to different userlands during a look-up
   assert.deepEqual([world.request('r0').state, world.request('r1').state], ['done', 'done'])
   assert.equal(world.grantCount, grants)
 })
+
+test('scheduler: a tool that is named like a member of every object is a tool like others', () => {
+  const world = new World()
+  const node = world.node('n1', { environments: [debian] })
+  world.submit('r', [{ ...derivation('a', { tools: ['constructor'] }), builder: '/bin/toString' }])
+  assert.deepEqual([node.names, node.receive()?.tools], [[], ['constructor', 'toString']])
+  node.environments = [{ ...debian, tools: { constructor: null, toString: sha('x') } }]
+  node.tell()
+  node.build()
+  world.restart()
+  assert.equal(world.request('r').state, 'done')
+})

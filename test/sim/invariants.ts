@@ -87,7 +87,7 @@ export function checkUserlands(sim: Simulation, request: Request): void {
     const before = seen.get(system) ?? userland
     sim.check(before.base === userland.base, `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another base`)
     for (const [tool, digest] of Object.entries(userland.tools))
-      sim.check((before.tools[tool] ?? digest) === digest, `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another ${tool}`)
+      sim.check(!(tool in before.tools) || before.tools[tool] === digest, `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another ${tool}`)
     seen.set(system, { base: before.base, tools: { ...before.tools, ...userland.tools } })
   }
 }
@@ -105,14 +105,14 @@ export function checkReplay(sim: Simulation, scheduler: Scheduler, facts: readon
 function durableState(scheduler: Scheduler): Record<string, string> {
   const { state } = scheduler
   const lines: Record<string, string> = {
-    counts: JSON.stringify([state.epoch, state.factSeq, state.finishedStepCount, [...state.finished].map(({ wire }) => wire.id)]),
-    open: JSON.stringify([...state.openJobs].map(([key, jobs]) => [key, [...jobs].map(({ id }) => id)])),
+    counts: stable([state.epoch, state.factSeq, state.finishedStepCount, [...state.finished].map(({ wire }) => wire.id)]),
+    open: stable([...state.openJobs].map(([key, jobs]) => [key, [...jobs].map(({ id }) => id)])),
   }
   for (const [id, request] of state.requests) {
     const { bindings, bytes, notices, unsettledCount, failedCount } = request
-    lines[id] = JSON.stringify([request.state, [...bindings], bytes, notices, unsettledCount, failedCount])
+    lines[id] = stable([request.state, [...bindings], bytes, notices, unsettledCount, failedCount])
     for (const step of request.steps.values())
-      lines[step.id] = JSON.stringify([
+      lines[step.id] = stable([
         step.phase,
         step.job?.id,
         step.earlier.map((job) => job.id),
@@ -129,7 +129,16 @@ function durableState(scheduler: Scheduler): Record<string, string> {
     const attempts = job.attempts.map((attempt) => [attempt.id, isLive(attempt) ? 'live' : attempt.state, attempt.error])
     const waiters = [...job.waiters].map((step) => step.id)
     const shownBy = [...job.shownBy].map((step) => step.id)
-    lines[id] = JSON.stringify([phase, job.rebuild, job.infraFailures, [...job.avoid], waiters, shownBy, attempts])
+    lines[id] = stable([phase, job.rebuild, job.infraFailures, [...job.avoid], waiters, shownBy, attempts])
   }
   return lines
+}
+
+/** JSON with sorted keys: their order is not part of a value. */
+function stable(value: unknown): string {
+  return JSON.stringify(value, (_, inner: unknown) =>
+    typeof inner === 'object' && inner !== null && !Array.isArray(inner)
+      ? Object.fromEntries(Object.entries(inner).toSorted(([a], [b]) => (a < b ? -1 : 1)))
+      : inner,
+  )
 }

@@ -4,7 +4,7 @@
  */
 import type { Timer } from '../../src/base/clock.ts'
 import type { Digest } from '../../src/wire/digest.ts'
-import type { Fact, RequestWire } from '../../src/wire/facts.ts'
+import { Fact, type RequestWire } from '../../src/wire/facts.ts'
 import type { ActionResult } from '../../src/wire/result.ts'
 import type { PeerRecord, SyncMessage } from '../../src/wire/work-messages.ts'
 import { Scheduler, type Effect, type Event, type Moment } from '../../src/scheduler/scheduler.ts'
@@ -18,10 +18,15 @@ export class Disk {
   readonly facts: Fact[] = []
   readonly cache = new Map<Digest, Map<Digest, ActionResult>>()
   readonly index = new DurableIndex()
+  readonly #sim: Simulation
+
+  constructor(sim: Simulation) {
+    this.#sim = sim
+  }
 
   append(facts: readonly Fact[]): void {
     for (const fact of facts) {
-      this.facts.push(fact)
+      this.facts.push(this.#sim.overWire(Fact, fact))
       this.index.add(fact)
     }
   }

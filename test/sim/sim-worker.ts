@@ -10,7 +10,15 @@ import type { Digest } from '../../src/wire/digest.ts'
 import type { Environment, Isolation, Userland } from '../../src/wire/environment.ts'
 import type { ActionResult } from '../../src/wire/result.ts'
 import { blobOf, type Entry } from '../../src/wire/tree.ts'
-import { HEARTBEAT_MS, type AttemptOutcome, type FinishedAttempt, type Limits, type RunningAttempt, type SyncMessage } from '../../src/wire/work-messages.ts'
+import {
+  HEARTBEAT_MS,
+  WorkMessage,
+  type AttemptOutcome,
+  type FinishedAttempt,
+  type Limits,
+  type RunningAttempt,
+  type SyncMessage,
+} from '../../src/wire/work-messages.ts'
 import { fileEntry, peerOf, sha, unsigned } from '../scheduler/samples.ts'
 import { Connection, SILENCE_MS } from './connection.ts'
 import type { Simulation } from './simulation.ts'
@@ -203,7 +211,10 @@ export class SimWorker {
       finished: [...this.finished.values()],
     }
     const results = new Map(this.#results)
-    connection.send('up', () => owner.sync(this, connection, message, results))
+    connection.send('up', () => {
+      const arrived = this.#sim.overWire(WorkMessage, message)
+      if (arrived.type === 'sync') owner.sync(this, connection, arrived, results)
+    })
   }
 
   #told(): Environment {
@@ -366,8 +377,8 @@ export function behaviourOf(action: Pick<Action, 'argv'>): Behaviour {
   return BEHAVIOURS.find((behaviour) => behaviour === action.argv[2]) ?? 'ok'
 }
 
-const FAILED: AttemptOutcome = { kind: 'failed', code: 'MESH0401', message: 'exit code 1', exitCode: 1, log: null, logTail: '' }
+const FAILED = { kind: 'failed', code: 'MESH0401', message: 'exit code 1', exitCode: 1, log: null, logTail: '' } as const satisfies AttemptOutcome
 
 function overTime(value: number): AttemptOutcome {
-  return { ...FAILED, kind: 'failed', code: 'MESH0402', message: 'ran too long', limit: { name: 'timeout', value } } as AttemptOutcome
+  return { ...FAILED, code: 'MESH0402', message: 'ran too long', limit: { name: 'timeout', value } }
 }

@@ -4,6 +4,8 @@
  * every accepted request must have come to its end and nothing be left.
  */
 import { createHash } from 'node:crypto'
+import type { z } from 'zod'
+import { decodeObject, encodeObject } from '../../src/wire/cbor.ts'
 import type { Digest } from '../../src/wire/digest.ts'
 import type { Userland } from '../../src/wire/environment.ts'
 import type { ActionResult } from '../../src/wire/result.ts'
@@ -28,6 +30,8 @@ const EVENTS_MAX = 1_000_000
 export interface SimOptions {
   readonly seed: number
   readonly nodeCount: number
+  /** Facts and messages go through their encodings, as they do between processes. Slow. */
+  readonly isEncoded?: boolean
   /** Called with every line of the trace. */
   readonly onTrace?: (line: string) => void
 }
@@ -55,7 +59,7 @@ export class Simulation {
   readonly dice: Dice
   readonly #options: SimOptions
   readonly #trace = createHash('sha256')
-  readonly #disk = new Disk()
+  readonly #disk = new Disk(this)
   readonly #machines: readonly Machine[]
   readonly #workers: readonly SimWorker[]
   readonly #clients: readonly Client[]
@@ -108,6 +112,11 @@ export class Simulation {
       this.#events += 1
       this.check(this.#events < EVENTS_MAX, `${EVENTS_MAX} events and no end`)
     }
+  }
+
+  /** The value as it arrives. */
+  overWire<T>(schema: z.ZodType<T>, value: T): T {
+    return this.#options.isEncoded === true ? decodeObject(schema, encodeObject(schema, value), 'simulated') : value
   }
 
   check(holds: boolean, message: string): void {

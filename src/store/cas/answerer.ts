@@ -2,10 +2,9 @@
  * The answering half of `/mesh/cas/1`: reads the store and makes frames, one request after the other, a
  * part of each at a time, so that a small blob never waits behind a big one.
  *
- * Holds no file open between two parts: a peer that reads slowly, or not at all, costs nothing.
+ * A big blob stays open between two parts, one per request at the most.
  */
 import type { Logger } from 'pino'
-import { collectBytes } from '../../files/collect-bytes.ts'
 import {
   DATA_BYTES_MAX,
   encodeCasMessage,
@@ -13,7 +12,7 @@ import {
   type CasMessage,
   type DataPiece,
 } from '../../wire/cas-messages.ts'
-import type { BlobRef, Digest } from '../../wire/digest.ts'
+import type { Digest } from '../../wire/digest.ts'
 import { SMALL_BLOB_BYTES_MAX } from '../blob-source.ts'
 import type { BlobStore } from '../blob-store.ts'
 
@@ -31,6 +30,13 @@ interface OpenGet {
   nextItem: number
   /** Of that item. */
   sentBytes: number
+  /** Of that item, when it takes several frames. */
+  reading: Reading | undefined
+}
+interface Reading {
+  readonly pieces: AsyncIterator<Uint8Array>
+  /** Read and not yet sent. */
+  rest: Uint8Array
 }
 type Open = OpenGet | { readonly kind: 'have'; readonly message: HaveMessage }
 
@@ -60,18 +66,26 @@ export class CasAnswerer {
     this.#open.set(
       message.id,
       message.type === 'get'
-        ? { kind: 'get', message, nextItem: 0, sentBytes: 0 }
+        ? { kind: 'get', message, nextItem: 0, sentBytes: 0, reading: undefined }
         : { kind: 'have', message },
     )
     return true
   }
 
   cancel(id: number): void {
+    const request = this.#open.get(id)
     this.#open.delete(id)
+    if (request?.kind === 'get') this.#stopReading(request)
   }
 
   end(): void {
-    this.#open.clear()
+    for (const id of this.#open.keys()) this.cancel(id)
+  }
+
+  #stopReading(request: OpenGet): void {
+    const { reading } = request
+    request.reading = undefined
+    reading?.pieces.return?.().then(undefined, (error: unknown) => this.#log.warn({ err: error }, 'blob could not be closed'))
   }
 
   /** What to send next; an empty list when nothing is open. */
@@ -88,6 +102,7 @@ export class CasAnswerer {
     }
     const frames = await this.#serve(request)
     const isCancelled = this.#open.get(id) !== request
+    if (isCancelled) this.#stopReading(request)
     if (request.nextItem === request.message.items.length && !isCancelled) this.#open.delete(id)
     return isCancelled ? [] : frames
   }
@@ -115,9 +130,10 @@ export class CasAnswerer {
       if (item === undefined) break
       const offset = item.offset + request.sentBytes
       const want = Math.min(item.length - request.sentBytes, DATA_BYTES_MAX - frameBytes)
-      const bytes = await this.#read(item, offset, want)
+      const bytes = await this.#read(request, item, offset, want)
       if (typeof bytes === 'string') {
         refused.set(bytes, [...(refused.get(bytes) ?? []), at])
+        this.#stopReading(request)
         request.nextItem++
         request.sentBytes = 0
         continue
@@ -127,6 +143,7 @@ export class CasAnswerer {
       const isLast = request.sentBytes === item.length
       pieces.push({ id, item: at, offset, isLast, bytes })
       if (isLast) {
+        this.#stopReading(request)
         request.nextItem++
         request.sentBytes = 0
       }
@@ -137,21 +154,34 @@ export class CasAnswerer {
     return pieces.length === 0 ? frames : [...frames, encodeData(pieces)]
   }
 
-  /** Exactly these bytes, or why not. */
+  /** The next of these bytes, at least one of them, or why not. */
   async #read(
-    { digest, size }: BlobRef,
+    request: OpenGet,
+    { digest, size, length }: GetMessage['items'][number],
     offsetBytes: number,
-    lengthBytes: number,
+    bytesMax: number,
   ): Promise<Uint8Array | Why> {
     if (!this.#mayRead(digest)) return 'denied'
     try {
-      if ((await this.#store.sizeOf(digest)) !== size) return 'absent'
-      if (size <= SMALL_BLOB_BYTES_MAX && lengthBytes === size)
-        return (await this.#store.read(digest, size)) ?? 'absent'
-      const reader = await this.#store.open(digest, { offsetBytes, lengthBytes })
-      if (reader === undefined) return 'absent'
-      const bytes = await collectBytes(reader, lengthBytes)
-      return bytes.byteLength === lengthBytes ? bytes : 'absent'
+      if (request.reading === undefined) {
+        if ((await this.#store.sizeOf(digest)) !== size) return 'absent'
+        if (size <= SMALL_BLOB_BYTES_MAX && length === size && bytesMax === size)
+          return (await this.#store.read(digest, size)) ?? 'absent'
+        const lengthBytes = length - request.sentBytes
+        if (lengthBytes === 0) return new Uint8Array()
+        const reader = await this.#store.open(digest, { offsetBytes, lengthBytes })
+        if (reader === undefined) return 'absent'
+        request.reading = { pieces: reader[Symbol.asyncIterator](), rest: new Uint8Array() }
+      }
+      const { reading } = request
+      if (reading.rest.byteLength === 0) {
+        const next = await reading.pieces.next()
+        if (next.done === true) return 'absent'
+        reading.rest = next.value
+      }
+      const bytes = reading.rest.subarray(0, bytesMax)
+      reading.rest = reading.rest.subarray(bytes.byteLength)
+      return bytes
     } catch (error) {
       this.#log.warn({ err: error, digest }, 'blob could not be read for a peer')
       return 'failed'

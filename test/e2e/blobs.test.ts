@@ -1,0 +1,186 @@
+/** Inputs on their way to workers: between peers, around lost and damaged copies, from plain HTTP mirrors. */
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { createReadStream, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { cidOf, isDigest, parseCid, sha256, type Digest } from '../../src/wire/digest.ts'
+import { freePort, openMesh, submitted, until, type Daemon, type Mesh } from './meshes.ts'
+
+const BIG_BYTES = 5 * 1024 * 1024
+
+/** `made` takes one processor, what uses it takes `cpus`: more than the node has that makes it. */
+const graph = (cpus: number, more = ''): string => `mesh = 1
+[derivation.made]
+builder = "/bin/sh"
+args = ["-c", 'mkdir $out; head -c ${BIG_BYTES} /dev/zero > $out/big; echo small > $out/small']
+[derivation.used]
+builder = "/bin/sh"
+args = ["-c", 'wc -c < $made/big > $out; cat $made/small >> $out; echo "${more}" >> $out']
+inputs.made = { output = "made" }
+needs = { cpus = ${cpus} }
+`
+
+const blobPath = (daemon: Daemon, digest: Digest): string =>
+  join(daemon.directory, 'store', 'blob', digest.slice(0, 2), digest)
+
+function worker(mesh: Mesh, root: Daemon, cpus: number): Promise<Daemon> {
+  return mesh.start({ name: `w${cpus}`, role: 'worker,store', listen: 'none', cpus, parents: [root] })
+}
+
+test('blobs: an output goes from worker to worker, and none of it through the root', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const root = await mesh.start({ name: 'root', role: 'root' })
+  const [dev] = await Promise.all([
+    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+    worker(mesh, root, 1),
+    worker(mesh, root, 2),
+  ])
+  const desk = mesh.desk(dev)
+  await desk.untilReady('w1', 'w2')
+  // Placed by what is free: once `made` ran on w1, the bytes have to travel.
+  const other = desk.follow('run', '--cpus', '2', '--', 'sleep', '2')
+  await until('w2 to be busy', async () => (await desk.jobs()).some(({ attempts: [first] }) => first?.state === 'building') || undefined)
+  const ended = await desk.mesh('submit', desk.write('graph.mesh.toml', graph(2)), '--json')
+  assert.equal(ended.code, 0, ended.stderr)
+  assert.equal((await other.ended).code, 0)
+  assert.equal((await desk.job('made')).attempts[0]?.node, 'w1')
+  assert.equal((await desk.job('used')).attempts[0]?.node, 'w2')
+  const { bytes } = submitted(ended)
+  assert(bytes.peer >= BIG_BYTES, `${bytes.peer} bytes from peers`)
+  assert.deepEqual([bytes.root, bytes.mirror], [0, 0])
+  assert(!existsSync(join(root.directory, 'store', 'blob')) || readdirSync(join(root.directory, 'store', 'blob')).length === 0)
+
+  // A damaged copy at one of two sources is not used, and nobody gets it.
+  const digest = sha256(Buffer.alloc(BIG_BYTES))
+  const path = join(mesh.directory, 'w1', 'store', 'blob', digest.slice(0, 2), digest)
+  damage(path)
+  await worker(mesh, root, 4)
+  await desk.untilReady('w4')
+  const again = await desk.mesh('submit', desk.write('again.mesh.toml', graph(4, 'again')), '--json', '-o', 'again')
+  assert.equal(again.code, 0, again.stderr)
+  assert.deepEqual(submitted(again).jobs, { built: 1, cached: 1, failed: 0, cancelled: 0 })
+  assert.equal((await desk.job('used')).attempts.at(-1)?.node, 'w4')
+  assert.equal(desk.read('again/used'), `${BIG_BYTES}\nsmall\nagain\n`)
+  assert.equal(sha256(readFileSync(join(mesh.directory, 'w4', 'store', 'blob', digest.slice(0, 2), digest))), digest)
+})
+
+/** Other bytes of the same length, as a bad disk gives them. */
+function damage(path: string): void {
+  const bytes = readFileSync(path)
+  bytes[100] = 1
+  writeFileSync(path, bytes)
+}
+
+test('blobs: an output whose only copy is gone or damaged is made again', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const root = await mesh.start({ name: 'root', role: 'root' })
+  const [dev, w1] = await Promise.all([
+    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+    worker(mesh, root, 1),
+  ])
+  const desk = mesh.desk(dev)
+  await desk.untilReady('w1')
+  const following = desk.follow('submit', desk.write('graph.mesh.toml', graph(2)), '--json')
+  await desk.untilJob('made', 'done')
+  await w1.kill()
+  const w2 = await worker(mesh, root, 2)
+  const ended = await following.ended
+  assert.equal(ended.code, 0, ended.stderr)
+  assert.equal(desk.read('result/used'), `${BIG_BYTES}\nsmall\n\n`)
+  const made = await desk.job('made')
+  assert.deepEqual([made.rewinds, made.attempts.map(({ node, state }) => [node, state])], [1, [['w1', 'done'], ['w2', 'done']]])
+  const request = await desk.untilRequest('there', () => true)
+  assert.match(request.notices.join(), /an output of made was lost[\s\S]*built again, 1 of 3/)
+  assert.match(ended.stderr, /an output of made was lost/)
+
+  const digest = sha256(Buffer.alloc(BIG_BYTES))
+  damage(blobPath(w2, digest))
+  await worker(mesh, root, 4)
+  await desk.untilReady('w4')
+  const again = await desk.mesh('submit', desk.write('again.mesh.toml', graph(4, 'again')), '--json', '-o', 'again')
+  assert.equal(again.code, 0, again.stderr)
+  assert.equal(desk.read('again/used'), `${BIG_BYTES}\nsmall\nagain\n`)
+  assert.equal((await desk.job('made')).rewinds, 1)
+})
+
+const FILE = 'from afar\n'
+
+/** A directory as a web server has it, with one blob in it. */
+function mirrorDirectory(mesh: Mesh): string {
+  const directory = join(mesh.directory, 'mirror')
+  const digest = sha256(FILE)
+  mkdirSync(join(directory, 'cas', 'sha256', digest.slice(0, 2)), { recursive: true })
+  writeFileSync(join(directory, 'cas', 'sha256', digest.slice(0, 2), digest), FILE)
+  return directory
+}
+
+async function submitFromMirror(mesh: Mesh, url: string): Promise<void> {
+  const root = await mesh.start({ name: 'root', role: 'root' })
+  const args = ['--mirror', url]
+  const [dev] = await Promise.all([
+    mesh.start({ name: 'dev', role: 'client', parents: [root], args }),
+    mesh.start({ name: 'w1', role: 'worker,store', listen: 'none', parents: [root], args }),
+  ])
+  const desk = mesh.desk(dev)
+  await desk.untilReady('w1')
+  desk.write(
+    'graph.mesh.toml',
+    `mesh = 1\n[derivation.a]\nbuilder = "/bin/sh"\nargs = ["-c", 'cat $far > $out']\ninputs.far = { cid = "${cidOf(sha256(FILE))}" }\n`,
+  )
+  const ended = await desk.mesh('submit', 'graph.mesh.toml', '--json')
+  assert.equal(ended.code, 0, ended.stdout)
+  assert.equal(desk.read('result/a'), FILE)
+  const absent = cidOf(sha256('nowhere'))
+  const missing = await desk.mesh('get', absent, '-o', 'absent', '--json')
+  assert.equal(missing.code, 5, missing.stdout)
+}
+
+test('blobs: a plain directory behind a web server is a mirror', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const directory = mirrorDirectory(mesh)
+  const asked: string[] = []
+  const server = createServer((request, response) => {
+    asked.push(`${request.method} ${request.url}`)
+    const path = join(directory, new URL(request.url ?? '', 'http://mirror').pathname)
+    if (!existsSync(path) || !statSync(path).isFile()) return void response.writeHead(404).end()
+    response.setHeader('content-length', statSync(path).size)
+    if (request.method === 'HEAD') return void response.end()
+    createReadStream(path).pipe(response)
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  const address = server.address()
+  assert(typeof address === 'object' && address !== null)
+  await submitFromMirror(mesh, `http://127.0.0.1:${address.port}/`)
+  assert(asked.some((line) => line.startsWith('GET ') && isDigest(line.slice(-64)) && parseCid(line.slice(-64))?.digest === sha256(FILE)), asked.join())
+})
+
+test('blobs: nginx is a mirror without any plug-in', { timeout: 120_000 }, async (t) => {
+  if (spawnSync('nginx', ['-v']).error !== undefined) {
+    t.skip('nginx is not installed')
+    return
+  }
+  await using mesh = await openMesh(t)
+  const directory = mirrorDirectory(mesh)
+  const port = await freePort()
+  const config = join(mesh.directory, 'nginx.conf')
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+    .map((kind) => `${kind}_temp_path ${mesh.directory};`)
+    .join(' ')
+  writeFileSync(
+    config,
+    `daemon off; master_process off; pid ${mesh.directory}/nginx.pid; error_log stderr; events {}
+http { access_log off; ${temporary} server { listen 127.0.0.1:${port}; root ${directory}; } }
+`,
+  )
+  const nginx = spawn('nginx', ['-c', config, '-e', 'stderr'], { stdio: 'ignore' })
+  try {
+    await submitFromMirror(mesh, `http://127.0.0.1:${port}`)
+  } finally {
+    nginx.kill('SIGKILL')
+    await once(nginx, 'exit')
+  }
+})
