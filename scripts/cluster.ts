@@ -13,7 +13,7 @@ import { hasCode } from '../src/base/errors.ts'
 import { NODE_FILE, NodeFile } from '../src/wire/node-file.ts'
 
 const ROOT = join(import.meta.dirname, '..')
-export const MESH = join(ROOT, 'bin/mesh')
+const MESH = join(ROOT, 'bin/mesh')
 export const MESH_NODE = join(ROOT, 'bin/mesh-node')
 
 const READY_MS_MAX = 30_000

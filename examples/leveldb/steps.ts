@@ -9,7 +9,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
 /** A file or tree of the sources, relative to their root, or what another step makes. */
-export type StepInput = { readonly file: string } | { readonly step: string }
+type StepInput = { readonly file: string } | { readonly step: string }
 
 /**
  * One command of /bin/sh. It finds each input at `./NAME` and all headers below `$headers`, and makes `$out`.
@@ -28,7 +28,7 @@ export function sourcesDirectory(): string {
   return join(dirname(createRequire(import.meta.url).resolve('classic-level/package.json')), 'deps')
 }
 
-export const DEMO_SOURCE = join(import.meta.dirname, 'demo.cc')
+const DEMO_SOURCE = join(import.meta.dirname, 'demo.cc')
 
 const LEVELDB = 'leveldb/leveldb-1.20'
 /** leveldb.gyp, `sources` for Linux: 38 units. */

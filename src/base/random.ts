@@ -34,6 +34,7 @@ export function randomFraction(random: Random): number {
 /** A repeatable id: the same text gives the same id. For ids that a pure core mints. */
 export function derivedId(prefix: string, text: string, length = 12): string {
   let id = `${prefix}-`
-  for (const byte of hash('sha256', text, 'buffer').subarray(0, length)) id += ALPHABET[byte % 30] ?? ''
+  for (const byte of hash('sha256', text, 'buffer').subarray(0, length))
+    id += ALPHABET[byte % 30] ?? ''
   return id
 }

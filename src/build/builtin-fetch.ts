@@ -6,7 +6,7 @@ import { messageOf } from '../base/errors.ts'
 import { Hasher, type Digest } from '../wire/digest.ts'
 
 /** The largest source that is fetched from a URL. */
-export const SOURCE_BYTES_MAX = 64 * 1024 ** 3
+const SOURCE_BYTES_MAX = 64 * 1024 ** 3
 
 export type FetchEnd =
   | { readonly kind: 'fetched' }
@@ -30,7 +30,9 @@ export async function fetchSource(
 ): Promise<FetchEnd> {
   const urls = options.urls.flatMap((url) =>
     url.startsWith('mirror:///')
-      ? options.mirrors.map((mirror) => `${mirror.replace(/\/+$/, '')}/${url.slice('mirror:///'.length)}`)
+      ? options.mirrors.map(
+          (mirror) => `${mirror.replace(/\/+$/, '')}/${url.slice('mirror:///'.length)}`,
+        )
       : [url],
   )
   const results: string[] = []
@@ -43,7 +45,12 @@ export async function fetchSource(
       outcome = await fetchOne(url, options.path, options.signal)
     } catch (error) {
       options.signal.throwIfAborted()
-      outcome = { error: error instanceof Error && error.cause !== undefined ? messageOf(error.cause) : messageOf(error) }
+      outcome = {
+        error:
+          error instanceof Error && error.cause !== undefined
+            ? messageOf(error.cause)
+            : messageOf(error),
+      }
     }
     if ('got' in outcome && outcome.got === options.sha256) return { kind: 'fetched' }
     const line =
@@ -55,7 +62,11 @@ export async function fetchSource(
     results.push(line)
   }
   if (wrong !== undefined) return { kind: 'wrong', message: wrong }
-  return { kind: 'unreachable', message: results.length === 0 ? 'no mirror is configured for mirror:/// URLs' : results.join('; ') }
+  return {
+    kind: 'unreachable',
+    message:
+      results.length === 0 ? 'no mirror is configured for mirror:/// URLs' : results.join('; '),
+  }
 }
 
 async function fetchOne(
@@ -64,7 +75,8 @@ async function fetchOne(
   signal: AbortSignal,
 ): Promise<{ readonly got: Digest } | { readonly error: string }> {
   const { protocol } = new URL(url)
-  if (protocol !== 'http:' && protocol !== 'https:') return { error: `${protocol} is not fetched, only http: and https:` }
+  if (protocol !== 'http:' && protocol !== 'https:')
+    return { error: `${protocol} is not fetched, only http: and https:` }
   const response = await fetch(url, { signal, redirect: 'follow' })
   if (response.status !== 200 || response.body === null) {
     await response.body?.cancel()

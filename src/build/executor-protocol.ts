@@ -12,11 +12,11 @@ import { Usage } from '../wire/result.ts'
 /** Builds that one executor process runs at once; more are refused as a failure of the infrastructure. */
 export const BUILDS_MAX = 1024
 /** The longest line: a specification with the largest action and the paths of its inputs. */
-export const LINE_CHARS_MAX = 64 * 1024 * 1024
+const LINE_CHARS_MAX = 64 * 1024 * 1024
 
 /** How sealed builds are walled in, strongest first; `none` runs plain processes only. */
-export const SANDBOX_METHODS = ['helper', 'bwrap', 'unshare', 'none'] as const
-export type SandboxMethod = (typeof SANDBOX_METHODS)[number]
+const SANDBOX_METHODS = ['helper', 'bwrap', 'unshare', 'none'] as const
+type SandboxMethod = (typeof SANDBOX_METHODS)[number]
 export type SandboxForbid = readonly Exclude<SandboxMethod, 'none'>[]
 
 export interface SandboxChoice {

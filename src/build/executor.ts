@@ -29,7 +29,6 @@ import { SEARCH_PATH } from './tool-path.ts'
 export type {
   BuildEnd,
   BuildInput,
-  BuildLimits,
   BuildOutcome,
   BuildSpec,
   SandboxChoice,

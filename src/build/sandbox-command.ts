@@ -354,7 +354,7 @@ function shellTimeMs(time: string): number {
   return Math.round(minutes * 60_000 + seconds * 1000)
 }
 
-export function signalName(number: number): string {
+function signalName(number: number): string {
   return (
     Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ??
     `signal ${number}`

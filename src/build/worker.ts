@@ -29,7 +29,13 @@ import type {
   RunningAttempt,
 } from '../wire/work-messages.ts'
 import { fetchSource } from './builtin-fetch.ts'
-import { removeTree, type Build, type BuildEnd, type BuildInput, type Executor } from './executor.ts'
+import {
+  removeTree,
+  type Build,
+  type BuildEnd,
+  type BuildInput,
+  type Executor,
+} from './executor.ts'
 import type { Materialised, MaterialisedTrees } from './materialised.ts'
 
 /** Inputs that are fetched and laid out at once per attempt. */
@@ -37,10 +43,10 @@ const INPUTS_AT_ONCE = 8
 /** What a failure sends along of its log. */
 const LOG_TAIL_BYTES = 8 * 1024
 /** Finished outcomes that wait for their granter; beyond it nothing new is begun. */
-export const FINISHED_MAX = 2048
+const FINISHED_MAX = 2048
 
 /** Brings an input into the store, from wherever it can be had. Throws MESH0501. */
-export type Obtain = (
+type Obtain = (
   entry: Entry,
   options: { readonly peers: readonly PeerRecord[]; readonly signal: AbortSignal },
 ) => Promise<BytesMoved>
@@ -112,11 +118,16 @@ export class Worker {
   /** Removes what attempts of an earlier process left behind. */
   async start(): Promise<void> {
     await mkdir(this.#options.directory, { recursive: true, mode: 0o711 })
-    for (const name of await readdir(this.#options.directory)) await removeTree(join(this.#options.directory, name))
+    for (const name of await readdir(this.#options.directory))
+      await removeTree(join(this.#options.directory, name))
   }
 
   get running(): RunningAttempt[] {
-    return [...this.#running.values()].map(({ lease, phase, phases }) => ({ attempt: lease.attempt, phase, phases }))
+    return [...this.#running.values()].map(({ lease, phase, phases }) => ({
+      attempt: lease.attempt,
+      phase,
+      phases,
+    }))
   }
 
   get finished(): FinishedAttempt[] {
@@ -134,7 +145,8 @@ export class Worker {
       running.limits = limits
       running.build?.setLimits(limits)
     }
-    for (const attempt of orders.cancel) this.#running.get(attempt)?.abort.abort(new MeshError('MESH0304', 'nobody needs it any more'))
+    for (const attempt of orders.cancel)
+      this.#running.get(attempt)?.abort.abort(new MeshError('MESH0304', 'nobody needs it any more'))
     let hasChanged = orders.grants.length > 0
     for (const attempt of orders.ack) hasChanged = this.#finished.delete(attempt) || hasChanged
     if (hasChanged) this.#deps.onChange()
@@ -169,7 +181,8 @@ export class Worker {
 
   /** Ends everything that runs. */
   async stop(): Promise<void> {
-    for (const running of this.#running.values()) running.abort.abort(new MeshError('MESH0108', 'the node is stopping'))
+    for (const running of this.#running.values())
+      running.abort.abort(new MeshError('MESH0108', 'the node is stopping'))
     await this.idle()
   }
 
@@ -199,19 +212,30 @@ export class Worker {
     let outcome: AttemptOutcome
     let usage: Usage | null = null
     try {
-      if (this.#finished.size >= FINISHED_MAX) throw new MeshError('MESH0505', `${FINISHED_MAX} outcomes wait for their owner already`)
+      if (this.#finished.size >= FINISHED_MAX)
+        throw new MeshError('MESH0505', `${FINISHED_MAX} outcomes wait for their owner already`)
       const action = decodeAction(lease.action)
       await mkdir(running.directory, { mode: 0o711 })
-      ;({ outcome, usage } = lease.urls.length > 0 || action.fetch !== undefined ? await this.#fetch(running, action) : await this.#build(running, action))
+      ;({ outcome, usage } =
+        lease.urls.length > 0 || action.fetch !== undefined
+          ? await this.#fetch(running, action)
+          : await this.#build(running, action))
     } catch (error) {
       outcome = outcomeOfError(error, running.abort.signal)
-      if (outcome.kind === 'infrastructure') log.warn({ err: error, attempt: lease.attempt, job: lease.job }, 'attempt failed on this node')
+      if (outcome.kind === 'infrastructure')
+        log.warn(
+          { err: error, attempt: lease.attempt, job: lease.job },
+          'attempt failed on this node',
+        )
     }
     this.#enter(running, running.phase)
     try {
       await removeTree(running.directory)
     } catch (error) {
-      log.warn({ err: error, attempt: lease.attempt }, 'directory of an attempt could not be removed')
+      log.warn(
+        { err: error, attempt: lease.attempt },
+        'directory of an attempt could not be removed',
+      )
     }
     this.#finished.set(lease.attempt, {
       attempt: lease.attempt,
@@ -238,7 +262,10 @@ export class Worker {
     this.#deps.onChange()
   }
 
-  async #build(running: Running, action: Action): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
+  async #build(
+    running: Running,
+    action: Action,
+  ): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
     const { lease, abort } = running
     const { executor } = this.#deps
     this.#enter(running, 'fetching')
@@ -246,7 +273,8 @@ export class Worker {
     const held: Materialised[] = []
     try {
       const inputs: BuildInput[] = []
-      for (const [path, entry] of action.inputs) inputs.push({ path, source: await this.#place(entry, held) })
+      for (const [path, entry] of action.inputs)
+        inputs.push({ path, source: await this.#place(entry, held) })
       abort.signal.throwIfAborted()
       this.#enter(running, 'building')
       const build = executor.start({
@@ -310,7 +338,12 @@ export class Worker {
     return { kind: entry.kind, hostPath: materialised.path }
   }
 
-  async #outcomeOf(running: Running, action: Action, end: BuildEnd, usage: Usage): Promise<AttemptOutcome> {
+  async #outcomeOf(
+    running: Running,
+    action: Action,
+    end: BuildEnd,
+    usage: Usage,
+  ): Promise<AttemptOutcome> {
     switch (end.kind) {
       case 'cancelled':
         return { kind: 'cancelled' }
@@ -319,19 +352,39 @@ export class Worker {
       case 'builder-not-found':
         return this.#failed(running, 'MESH0406', end.message, 127)
       case 'signalled':
-        return this.#failed(running, 'MESH0401', `ended by ${end.signal}`, 128 + (SIGNALS[end.signal] ?? 0))
+        return this.#failed(
+          running,
+          'MESH0401',
+          `ended by ${end.signal}`,
+          128 + (SIGNALS[end.signal] ?? 0),
+        )
       case 'limit': {
-        const value = { timeout: running.limits.timeoutMs, silent: running.limits.maxSilentMs, log: running.limits.maxLogBytes }[end.limit]
+        const value = {
+          timeout: running.limits.timeoutMs,
+          silent: running.limits.maxSilentMs,
+          log: running.limits.maxLogBytes,
+        }[end.limit]
         const texts = {
           timeout: `ran longer than run.timeout (${value / 1000} s)`,
           silent: `printed nothing for run.max-silent (${value / 1000} s)`,
           log: `printed more than run.max-log (${value} bytes)`,
         }
-        const outcome = await this.#failed(running, 'MESH0402', `${texts[end.limit]} on ${this.#options.name} and was killed`, 1)
+        const outcome = await this.#failed(
+          running,
+          'MESH0402',
+          `${texts[end.limit]} on ${this.#options.name} and was killed`,
+          1,
+        )
         return { ...outcome, limit: { name: end.limit, value } }
       }
       case 'exited':
-        if (end.code !== 0) return this.#failed(running, 'MESH0401', `exit ${end.code} on ${this.#options.name}`, end.code)
+        if (end.code !== 0)
+          return this.#failed(
+            running,
+            'MESH0401',
+            `exit ${end.code} on ${this.#options.name}`,
+            end.code,
+          )
         return this.#succeeded(running, action, usage)
     }
   }
@@ -341,14 +394,28 @@ export class Worker {
     const made = await readdir(join(running.directory, 'out'))
     for (const [name] of action.outputs) {
       if (!made.includes(name)) {
-        const others = made.length === 0 ? 'it created no output' : `it created: ${made.slice(0, 20).join(', ')}`
-        return this.#failed(running, 'MESH0403', `the builder ended with 0 but did not create $${name}; ${others}`, 1)
+        const others =
+          made.length === 0 ? 'it created no output' : `it created: ${made.slice(0, 20).join(', ')}`
+        return this.#failed(
+          running,
+          'MESH0403',
+          `the builder ended with 0 but did not create $${name}; ${others}`,
+          1,
+        )
       }
       try {
         outputs[name] = await ingest(this.#sink(), join(running.directory, 'out', name))
       } catch (error) {
-        if (error instanceof MeshError && (error.code === 'MESH0207' || error.code === 'MESH0211' || error.code === 'MESH0210'))
-          return this.#failed(running, 'MESH0408', `output ${name}: ${error.message.replaceAll(running.directory, BUILD_ROOT)}`, 1)
+        if (
+          error instanceof MeshError &&
+          (error.code === 'MESH0207' || error.code === 'MESH0211' || error.code === 'MESH0210')
+        )
+          return this.#failed(
+            running,
+            'MESH0408',
+            `output ${name}: ${error.message.replaceAll(running.directory, BUILD_ROOT)}`,
+            1,
+          )
         throw error
       }
     }
@@ -356,7 +423,13 @@ export class Worker {
     return { kind: 'built', result: this.#sign(running, action, outputs, log, usage) }
   }
 
-  #sign(running: Running, action: Action, outputs: Record<string, Entry>, log: BlobRef, usage: Usage) {
+  #sign(
+    running: Running,
+    action: Action,
+    outputs: Record<string, Entry>,
+    log: BlobRef,
+    usage: Usage,
+  ) {
     const { lease } = running
     const result: ActionResult = {
       v: 1,
@@ -368,7 +441,12 @@ export class Worker {
       log,
       usage,
       userland: lease.userland,
-      builder: { peerId: this.#deps.signer.peerId, name: this.#options.name, system: action.system, isolation: lease.isolation },
+      builder: {
+        peerId: this.#deps.signer.peerId,
+        name: this.#options.name,
+        system: action.system,
+        isolation: lease.isolation,
+      },
       endedAtWallMs: this.#deps.clock.wallMs(),
     }
     return signResult(result, this.#deps.signer)
@@ -403,7 +481,14 @@ export class Worker {
     exitCode: number,
   ): Promise<Extract<AttemptOutcome, { kind: 'failed' }>> {
     const log = await this.#keepLog(running)
-    return { kind: 'failed', code, message: message.slice(0, 4096), exitCode: Math.min(255, Math.max(0, exitCode)), log, logTail: await this.#tailOf(log) }
+    return {
+      kind: 'failed',
+      code,
+      message: message.slice(0, 4096),
+      exitCode: Math.min(255, Math.max(0, exitCode)),
+      log,
+      logTail: await this.#tailOf(log),
+    }
   }
 
   /** The last lines of stdout and stderr, without what cannot be text. */
@@ -422,7 +507,10 @@ export class Worker {
     return tail.toString('utf8').replaceAll('\0', '').replaceAll('\ufffd', '')
   }
 
-  async #fetch(running: Running, action: Action): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
+  async #fetch(
+    running: Running,
+    action: Action,
+  ): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
     const { lease, abort } = running
     const { clock, store } = this.#deps
     const startedMs = clock.nowMs()
@@ -434,24 +522,43 @@ export class Worker {
       if (action.fetch === undefined) throw new MeshError('MESH0210', 'a fetch without a sha256')
       const path = join(running.directory, 'source')
       end = await fetchSource(
-        { urls: lease.urls, mirrors: this.#options.mirrors, sha256: action.fetch, path, signal: abort.signal },
+        {
+          urls: lease.urls,
+          mirrors: this.#options.mirrors,
+          sha256: action.fetch,
+          path,
+          signal: abort.signal,
+        },
         (line) => lines.push(`${line}\n`),
       )
       for (const line of lines)
-        await spool.write(encodeLogRecord({ stream: 'mesh', atMs: Math.round(clock.nowMs() - startedMs), bytes: Buffer.from(line) }))
+        await spool.write(
+          encodeLogRecord({
+            stream: 'mesh',
+            atMs: Math.round(clock.nowMs() - startedMs),
+            bytes: Buffer.from(line),
+          }),
+        )
       if (end.kind === 'fetched') {
         const ref = await store.putFile(path, { move: true })
         running.bytes.mirror += ref.size
         const usage = { wallMs: Math.round(clock.nowMs() - startedMs), cpuMs: 0, maxRssBytes: 0 }
         const outputs: Record<string, Entry> = { out: { kind: 'file', ...ref, executable: false } }
         const log = await this.#keepLog(running)
-        return { outcome: { kind: 'built', result: this.#sign(running, action, outputs, log, usage) }, usage }
+        return {
+          outcome: { kind: 'built', result: this.#sign(running, action, outputs, log, usage) },
+          usage,
+        }
       }
     } finally {
       await spool.close()
     }
-    if (end.kind === 'wrong') return { outcome: await this.#failed(running, 'MESH0407', end.message, 1), usage: null }
-    return { outcome: { kind: 'infrastructure', code: 'MESH0504', message: end.message.slice(0, 4096) }, usage: null }
+    if (end.kind === 'wrong')
+      return { outcome: await this.#failed(running, 'MESH0407', end.message, 1), usage: null }
+    return {
+      outcome: { kind: 'infrastructure', code: 'MESH0504', message: end.message.slice(0, 4096) },
+      usage: null,
+    }
   }
 }
 
@@ -466,13 +573,23 @@ class MissingInputs extends Error {
 
 function outcomeOfError(error: unknown, signal: AbortSignal): AttemptOutcome {
   if (signal.aborted) return { kind: 'cancelled' }
-  if (error instanceof MissingInputs) return { kind: 'missing', inputs: [...error.inputs], message: error.message.slice(0, 4096) }
-  const isFull = (error instanceof MeshError && error.code === 'MESH0503') || hasCode(error, 'ENOSPC', 'EDQUOT')
-  return { kind: 'infrastructure', code: isFull ? 'MESH0503' : 'MESH0505', message: messageOf(error).slice(0, 4096) }
+  if (error instanceof MissingInputs)
+    return { kind: 'missing', inputs: [...error.inputs], message: error.message.slice(0, 4096) }
+  const isFull =
+    (error instanceof MeshError && error.code === 'MESH0503') || hasCode(error, 'ENOSPC', 'EDQUOT')
+  return {
+    kind: 'infrastructure',
+    code: isFull ? 'MESH0503' : 'MESH0505',
+    message: messageOf(error).slice(0, 4096),
+  }
 }
 
 function sameLimits(a: Limits, b: Limits): boolean {
-  return a.timeoutMs === b.timeoutMs && a.maxSilentMs === b.maxSilentMs && a.maxLogBytes === b.maxLogBytes
+  return (
+    a.timeoutMs === b.timeoutMs &&
+    a.maxSilentMs === b.maxSilentMs &&
+    a.maxLogBytes === b.maxLogBytes
+  )
 }
 
 const SIGNALS: Readonly<Record<string, number>> = constants.signals

@@ -110,7 +110,10 @@ export class Client implements Disposable {
     signal?: AbortSignal,
   ): AsyncIterable<Uint8Array> => {
     const size = ref.size === undefined ? '' : `&size=${ref.size}`
-    return this.stream(`/cas/${ref.digest}?fetch=1${size}${ref.isTree === true ? '&tree=1' : ''}`, signal)
+    return this.stream(
+      `/cas/${ref.digest}?fetch=1${size}${ref.isTree === true ? '&tree=1' : ''}`,
+      signal,
+    )
   }
 
   /** The body of a GET, piece by piece. Throws ECONNRESET where it ends early. */

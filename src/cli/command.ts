@@ -6,7 +6,7 @@
 import { parseArgs } from 'node:util'
 import { MeshError } from '../base/errors.ts'
 import type { Context } from './context.ts'
-import { nearestOf } from './text/nearest.ts'
+import { nearestOf } from '../base/nearest.ts'
 
 export interface OptionSpec {
   readonly name: string

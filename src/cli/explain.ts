@@ -1,6 +1,6 @@
 /** `mesh explain`, and docs/errors.md: both are the table of base/errors.ts in words. */
 import { ERRORS, isErrorCode, MeshError, type ErrorCode } from '../base/errors.ts'
-import { nearestOf } from './text/nearest.ts'
+import { nearestOf } from '../base/nearest.ts'
 import type { Arguments } from './command.ts'
 import { printJson, printLines, type Context } from './context.ts'
 

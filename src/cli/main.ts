@@ -12,7 +12,7 @@ import { COMMANDS } from './command-table.ts'
 import { GLOBAL_OPTIONS, helpOf, optionLine, readArguments } from './command.ts'
 import { printJson, printLines, type Context, type Output } from './context.ts'
 import { errorJson, errorLines, reportOf } from './report-error.ts'
-import { nearest } from './text/nearest.ts'
+import { nearest } from '../base/nearest.ts'
 import { isUtf8Locale, wantsColour } from './text/style.ts'
 
 /** Exit code of a program that writes to a closed pipe (128 + SIGPIPE). */

@@ -2,7 +2,7 @@
 import type { AttemptView, JobView, NodeView, RequestView, Status } from '../wire/api.ts'
 import { paint, printableLine, type Style } from './text/style.ts'
 import { table, type Column, type TableOptions } from './text/table.ts'
-import { formatDuration, formatSize, plural } from './text/units.ts'
+import { formatDuration, formatSize, plural } from '../base/units.ts'
 
 export interface ViewOptions extends TableOptions {
   readonly nowWallMs: number

@@ -7,7 +7,7 @@ import { hashingSink, type IngestedBlob, type IngestSink } from '../files/ingest
 import { BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, BatchAnswer, Digests } from '../wire/api.ts'
 import { digestBytes, type Digest } from '../wire/digest.ts'
 import type { Client } from './client.ts'
-import { formatSize, plural } from './text/units.ts'
+import { formatSize, plural } from '../base/units.ts'
 
 /** Blobs over this size go one by one, as a stream. */
 const SMALL_BLOB_BYTES = 1024 * 1024

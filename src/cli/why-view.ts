@@ -2,7 +2,7 @@
 import type { Why } from '../wire/api.ts'
 import { printableLine, type Style } from './text/style.ts'
 import { table } from './text/table.ts'
-import { formatDuration, plural } from './text/units.ts'
+import { formatDuration, plural } from '../base/units.ts'
 
 /** With more nodes than this, those with equal columns share one. */
 const NODES_APART_MAX = 12

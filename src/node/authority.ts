@@ -5,7 +5,11 @@
 import type { Event } from '../wire/api.ts'
 import type { RequestWire } from '../wire/facts.ts'
 import type { ApiAnswer, Call, Located, Owner, PeerRecord } from '../wire/work-messages.ts'
-import { ApiAnswer as ApiAnswerSchema, Located as LocatedSchema, Owner as OwnerSchema } from '../wire/work-messages.ts'
+import {
+  ApiAnswer as ApiAnswerSchema,
+  Located as LocatedSchema,
+  Owner as OwnerSchema,
+} from '../wire/work-messages.ts'
 import { MeshError } from '../base/errors.ts'
 import { encodeObject } from '../wire/cbor.ts'
 import type { LocateQuery } from './blobs.ts'
@@ -56,11 +60,17 @@ export function answerChild(authority: Authority): LinkHandlers['onCall'] {
   return (call: Call, { signal, peerId }) => {
     switch (call.method) {
       case 'submit':
-        return authority.handOver(call.request, signal).then((owner) => encodeObject(OwnerSchema, owner))
+        return authority
+          .handOver(call.request, signal)
+          .then((owner) => encodeObject(OwnerSchema, owner))
       case 'api':
-        return authority.answer({ ...call, hops: nextHop(call.hops) }).then((answer) => encodeObject(ApiAnswerSchema, answer))
+        return authority
+          .answer({ ...call, hops: nextHop(call.hops) })
+          .then((answer) => encodeObject(ApiAnswerSchema, answer))
       case 'locate':
-        return authority.locate(call, peerId, signal).then((located) => encodeObject(LocatedSchema, located))
+        return authority
+          .locate(call, peerId, signal)
+          .then((located) => encodeObject(LocatedSchema, located))
       case 'events':
         return encodeEvents(authority.events(call.request, nextHop(call.hops), signal))
       case 'pull':
@@ -71,10 +81,14 @@ export function answerChild(authority: Authority): LinkHandlers['onCall'] {
 }
 
 async function* encodeEvents(events: AsyncIterable<Event>): AsyncIterable<Uint8Array<ArrayBuffer>> {
-  for await (const event of events) yield encodeObject(ApiAnswerSchema, { status: 200, body: JSON.stringify(event) })
+  for await (const event of events)
+    yield encodeObject(ApiAnswerSchema, { status: 200, body: JSON.stringify(event) })
 }
 
 function nextHop(hops: number): number {
   if (hops < HOPS_MAX) return hops + 1
-  throw new MeshError('MESH0505', `a question went through ${HOPS_MAX} nodes without reaching a root: do two of them name each other as parents?`)
+  throw new MeshError(
+    'MESH0505',
+    `a question went through ${HOPS_MAX} nodes without reaching a root: do two of them name each other as parents?`,
+  )
 }

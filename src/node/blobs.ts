@@ -33,7 +33,7 @@ export interface LocateQuery {
   readonly failed: readonly string[]
 }
 /** Asks whoever knows: the owner's table, here or at the parent. */
-export type Locate = (query: LocateQuery, signal: AbortSignal) => Promise<Located>
+type Locate = (query: LocateQuery, signal: AbortSignal) => Promise<Located>
 
 export interface BlobsDeps {
   readonly clock: Clock
@@ -57,12 +57,21 @@ export class Blobs implements AsyncDisposable {
   readonly #accepted = new Set<CasLink>()
   readonly #isStore: boolean
 
-  constructor(deps: BlobsDeps, options: { readonly selfId: string; readonly isStore: boolean; readonly mirrors: readonly string[] }) {
+  constructor(
+    deps: BlobsDeps,
+    options: {
+      readonly selfId: string
+      readonly isStore: boolean
+      readonly mirrors: readonly string[]
+    },
+  ) {
     this.#deps = deps
     this.#selfId = options.selfId
     this.#isStore = options.isStore
     this.served = new ReadMeter(deps.store)
-    this.#mirrors = options.mirrors.map((url) => openHttpSource({ clock: deps.clock }, { url, kind: 'mirror' }))
+    this.#mirrors = options.mirrors.map((url) =>
+      openHttpSource({ clock: deps.clock }, { url, kind: 'mirror' }),
+    )
     this.fetcher = openFetcher(
       {
         store: deps.store,
@@ -84,7 +93,10 @@ export class Blobs implements AsyncDisposable {
    * Brings everything of the entry into the store: from the peers, whoever else has it, mirrors, or by way
    * of a store node that both sides reach. Throws MESH0501.
    */
-  async obtain(entry: Entry, options: { readonly peers: readonly PeerRecord[]; readonly signal: AbortSignal }): Promise<FetchedBytes> {
+  async obtain(
+    entry: Entry,
+    options: { readonly peers: readonly PeerRecord[]; readonly signal: AbortSignal },
+  ): Promise<FetchedBytes> {
     const { signal, peers } = options
     const blob = blobOf(entry)
     if (blob === undefined) return { local: 0, peer: 0, mirror: 0 }
@@ -123,18 +135,29 @@ export class Blobs implements AsyncDisposable {
   }
 
   async #askSize(digest: Digest, signal: AbortSignal): Promise<number | undefined> {
-    const { peers } = await this.#deps.locate({ refs: [{ digest, size: 0 }], entries: [], failed: [] }, signal)
+    const { peers } = await this.#deps.locate(
+      { refs: [{ digest, size: 0 }], entries: [], failed: [] },
+      signal,
+    )
     const sources = peers.flatMap(({ peerId, http, name }) =>
       peerId === this.#selfId || http === null ? [] : [this.#httpSource(http, name)],
     )
     for (const source of [...sources, ...this.#mirrors]) {
-      const limit = deadline(this.#deps.clock, HEAD_MS, () => new SourceError('stalled', `did not answer for ${HEAD_MS / 1000} s`), signal)
+      const limit = deadline(
+        this.#deps.clock,
+        HEAD_MS,
+        () => new SourceError('stalled', `did not answer for ${HEAD_MS / 1000} s`),
+        signal,
+      )
       try {
         const size = await source.sizeOf(digest, { signal: limit.signal })
         if (size !== undefined) return size
       } catch (error) {
         signal.throwIfAborted()
-        this.#deps.log.debug({ err: error, source: source.name }, 'source could not be asked for a size')
+        this.#deps.log.debug(
+          { err: error, source: source.name },
+          'source could not be asked for a size',
+        )
       } finally {
         limit.cancel()
       }
@@ -142,7 +165,10 @@ export class Blobs implements AsyncDisposable {
     return undefined
   }
 
-  async #locateSources(refs: readonly BlobRef[], signal: AbortSignal): Promise<ReadonlyMap<Digest, readonly BlobSource[]>> {
+  async #locateSources(
+    refs: readonly BlobRef[],
+    signal: AbortSignal,
+  ): Promise<ReadonlyMap<Digest, readonly BlobSource[]>> {
     const located = await this.#deps.locate({ refs, entries: [], failed: [] }, signal)
     const found = new Map<Digest, readonly BlobSource[]>()
     for (const [digest, indexes] of located.providers)
@@ -154,7 +180,8 @@ export class Blobs implements AsyncDisposable {
   sourcesOf(peers: readonly PeerRecord[]): BlobSource[] {
     const sources: BlobSource[] = []
     const others = peers.filter((peer) => peer.peerId !== this.#selfId)
-    for (const peer of others) if (peer.http !== null) sources.push(this.#httpSource(peer.http, peer.name))
+    for (const peer of others)
+      if (peer.http !== null) sources.push(this.#httpSource(peer.http, peer.name))
     for (const peer of others)
       if (peer.addresses.length > 0 || this.#deps.host.isConnected(peer.peerId))
         sources.push(this.#peerSource(peer))
@@ -164,19 +191,27 @@ export class Blobs implements AsyncDisposable {
   #httpSource(url: string, name: string): HttpSource {
     let source = this.#http.get(url)
     if (source === undefined) {
-      source = openHttpSource({ clock: this.#deps.clock }, { url, kind: 'peer', name: `${name} (${url})` })
-      if (this.#http.size >= SOURCES_MAX) {
-        const [oldest] = this.#http
-        if (oldest !== undefined) {
-          this.#http.delete(oldest[0])
-          oldest[1][Symbol.asyncDispose]().then(undefined, (error: unknown) => this.#deps.log.debug({ err: error }, 'source was not closed'))
-        }
-      }
+      source = openHttpSource(
+        { clock: this.#deps.clock },
+        { url, kind: 'peer', name: `${name} (${url})` },
+      )
+      if (this.#http.size >= SOURCES_MAX) this.#dropOldest()
     } else {
       this.#http.delete(url)
     }
     this.#http.set(url, source)
     return source
+  }
+
+  #dropOldest(): void {
+    for (const [url, source] of this.#http) {
+      this.#http.delete(url)
+      const closing = source[Symbol.asyncDispose]()
+      closing.then(undefined, (error: unknown) =>
+        this.#deps.log.debug({ err: error }, 'source was not closed'),
+      )
+      return
+    }
   }
 
   /** A source that opens its link when it is first asked. */
@@ -219,7 +254,9 @@ export class Blobs implements AsyncDisposable {
         signal,
       })
     } catch (error) {
-      throw new SourceError('failed', `cannot reach ${peer.name}: ${messageOf(error)}`, { cause: error })
+      throw new SourceError('failed', `cannot reach ${peer.name}: ${messageOf(error)}`, {
+        cause: error,
+      })
     }
     const link = this.#wrap(channel)
     this.#links.set(peer.peerId, link)
@@ -259,7 +296,11 @@ export class Blobs implements AsyncDisposable {
   }
 
   /** Fetches trees from the peers. Gives the bytes that moved. */
-  async pull(entries: readonly Entry[], from: readonly PeerRecord[], signal: AbortSignal): Promise<number> {
+  async pull(
+    entries: readonly Entry[],
+    from: readonly PeerRecord[],
+    signal: AbortSignal,
+  ): Promise<number> {
     const hints = this.sourcesOf(from)
     let bytes = 0
     await mapLimited(entries, ENTRIES_AT_ONCE, async (entry) => {
@@ -285,12 +326,15 @@ export class Blobs implements AsyncDisposable {
     refs.set(blob.digest, blob)
     if (entry.kind !== 'dir') return
     const bytes = await this.#deps.store.read(entry.digest, OBJECT_BYTES_MAX)
-    if (bytes === undefined) throw new MeshError('MESH0501', `tree ${cidOf(entry.digest, 'object')} is not here`)
+    if (bytes === undefined)
+      throw new MeshError('MESH0501', `tree ${cidOf(entry.digest, 'object')} is not here`)
     for (const { entry: child } of decodeTree(bytes)) await this.#collect(child, refs)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const link of [...this.#links.values(), ...this.#accepted]) link.close()
-    await Promise.all([...this.#http.values(), ...this.#mirrors].map((source) => source[Symbol.asyncDispose]()))
+    await Promise.all(
+      [...this.#http.values(), ...this.#mirrors].map((source) => source[Symbol.asyncDispose]()),
+    )
   }
 }

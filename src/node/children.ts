@@ -10,7 +10,7 @@ import type { NodePort, Owner } from './owner.ts'
 import type { LinkHandlers, PeerLink } from './peer-link.ts'
 
 /** Links of children; more are refused. */
-export const CHILDREN_MAX = 4_000
+const CHILDREN_MAX = 4_000
 
 /** Of the grants in one message, by a generous guess at what a lease takes beside its action. */
 const GRANT_BYTES_MAX = WORK_FRAME_BYTES_MAX / 4

@@ -64,38 +64,3 @@ export function isLoopback(host: string): boolean {
 export function isHttpUrl(text: string): boolean {
   return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)
 }
-
-const SIZE_UNITS: Readonly<Record<string, number>> = {
-  B: 1,
-  KiB: 2 ** 10,
-  MiB: 2 ** 20,
-  GiB: 2 ** 30,
-  TiB: 2 ** 40,
-}
-
-/** Bytes of a size such as "8 GiB" (binary units, exact spelling). */
-export function parseSize(text: string): number | undefined {
-  const [, number, unit = ''] = /^(\d{1,15}(?:\.\d{1,3})?) ?(\w+)$/.exec(text) ?? []
-  const factor = Object.hasOwn(SIZE_UNITS, unit) ? SIZE_UNITS[unit] : undefined
-  if (number === undefined || factor === undefined) return undefined
-  const bytes = Math.round(Number(number) * factor)
-  return Number.isSafeInteger(bytes) ? bytes : undefined
-}
-
-const DURATION_UNITS_MS: Readonly<Record<string, number>> = {
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-}
-
-/** Milliseconds of a duration such as "30s" or "1h30m". */
-export function parseDuration(text: string): number | undefined {
-  if (!/^(?:\d{1,9}(?:\.\d{1,3})?(?:ms|s|m|h|d))+$/.test(text)) return undefined
-  let total = 0
-  for (const [, number, unit = ''] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g))
-    total += Number(number) * (DURATION_UNITS_MS[unit] ?? 0)
-  const rounded = Math.round(total)
-  return Number.isSafeInteger(rounded) ? rounded : undefined
-}

@@ -10,6 +10,8 @@ import { isAbsolute, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
 import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { nearest, nearestOf } from '../base/nearest.ts'
+import { parseDuration, parseSize } from '../base/units.ts'
 import { ROLES, Role } from '../wire/api.ts'
 import { NodeName, PeerId } from '../wire/names.ts'
 import { ConfigFile } from './config-file.ts'
@@ -17,13 +19,10 @@ import {
   isHttpUrl,
   isLoopback,
   parseDialAddress,
-  parseDuration,
   parseHostPort,
   parseListenAddress,
-  parseSize,
   type HostPort,
 } from './config-values.ts'
-import { nearest, nearestOf } from './nearest.ts'
 
 /** The resolved settings of one daemon. */
 export interface Config {
@@ -539,7 +538,7 @@ function fileProblems(file: ConfigFile, issue: z.core.$ZodIssue): MeshError[] {
 
 function hintFor(key: string, known: readonly string[]): string {
   const elsewhere = SETTINGS.find((spec) => spec.key === key || spec.flag === key)
-  const near = nearest(key, known)
+  const [near] = nearest(key, known)
   if (near !== undefined) return `did you mean ${JSON.stringify(near)}?`
   if (elsewhere !== undefined)
     return `did you mean ${JSON.stringify(elsewhere.key)} in [${elsewhere.section}]?`

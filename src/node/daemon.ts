@@ -68,7 +68,11 @@ export async function startDaemon(deps: DaemonDeps, config: Config): Promise<Dae
   }
 }
 
-async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposableStack): Promise<Daemon> {
+async function assemble(
+  deps: DaemonDeps,
+  config: Config,
+  stack: AsyncDisposableStack,
+): Promise<Daemon> {
   const { clock, random, log } = deps
   const at = (name: string): string => join(config.data, name)
   const version = packageVersion()
@@ -82,7 +86,12 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
     openOwnExecutor(deps, config),
     openHost(
       { log: log.child({ component: 'libp2p' }), clock },
-      { privateKeySeed: seed, listen: config.listen, admits: (peer) => admits(config, peer), connectionsMax: CONNECTIONS_MAX },
+      {
+        privateKeySeed: seed,
+        listen: config.listen,
+        admits: (peer) => admits(config, peer),
+        connectionsMax: CONNECTIONS_MAX,
+      },
     ),
     openFsBlobStore({ clock, log: log.child({ component: 'store' }) }, { directory: at('store') }),
     openActionCache({ log }, { directory: at('actions') }),
@@ -91,7 +100,14 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
 
   const blobs = stack.use(
     new Blobs(
-      { clock, random, log: log.child({ component: 'blobs' }), store, host, locate: (query, signal) => authority.locate(query, peerId, signal) },
+      {
+        clock,
+        random,
+        log: log.child({ component: 'blobs' }),
+        store,
+        host,
+        locate: (query, signal) => authority.locate(query, peerId, signal),
+      },
       { selfId: peerId, isStore: config.roles.includes('store'), mirrors: config.mirrors },
     ),
   )
@@ -130,7 +146,10 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
     http,
   })
   const boot = randomId(random, 'b', 16)
-  const links = new Links({ clock, log, host }, { mesh: version, boot, record, epoch: () => local?.epoch ?? 0 })
+  const links = new Links(
+    { clock, log, host },
+    { mesh: version, boot, record, epoch: () => local?.epoch ?? 0 },
+  )
   const local: LocalAuthority | undefined =
     config.parents.length > 0
       ? undefined
@@ -141,12 +160,29 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
   const authority: Authority = stack.use(
     local ??
       (await openRemoteAuthority(
-        { clock, random, log, blobs, sessions, connect: (address, handlers, signal) => links.dial(address, handlers, signal) },
+        {
+          clock,
+          random,
+          log,
+          blobs,
+          sessions,
+          connect: (address, handlers, signal) => links.dial(address, handlers, signal),
+        },
         { directory: at('outbox'), addresses: config.parents },
       )),
   )
 
-  const logs = new Logs({ clock, log: log.child({ component: 'logs' }), store, blobs, host, worker, selfId: peerId, authority, user })
+  const logs = new Logs({
+    clock,
+    log: log.child({ component: 'logs' }),
+    store,
+    blobs,
+    host,
+    worker,
+    selfId: peerId,
+    authority,
+    user,
+  })
   await links.acceptBulk(
     (channel) => blobs.accept(channel),
     (channel) => void logs.serve(channel, lifetime.signal),
@@ -162,12 +198,24 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
           record: record(),
           version,
           user,
-          store: { blobs: store.stats().count, bytes: store.stats().bytes, freeBytes: await freeBytes(config.data) },
+          store: {
+            blobs: store.stats().count,
+            bytes: store.stats().bytes,
+            freeBytes: await freeBytes(config.data),
+          },
           draining: offer?.isDraining ?? false,
         }),
       async submit(id, body) {
-        await authority.submit(requestFrom(id, body, { entry: record(), user, wallMs: clock.wallMs() }))
-        return authority.answer({ verb: 'GET', path: `/api/requests/${id}`, body: '', user, hops: 0 })
+        await authority.submit(
+          requestFrom(id, body, { entry: record(), user, wallMs: clock.wallMs() }),
+        )
+        return authority.answer({
+          verb: 'GET',
+          path: `/api/requests/${id}`,
+          body: '',
+          user,
+          hops: 0,
+        })
       },
       events: (id, signal) => authority.events(id, 0, AbortSignal.any([signal, lifetime.signal])),
       readLog: (job, options) => logs.read(job, options),
@@ -204,17 +252,25 @@ async function assemble(deps: DaemonDeps, config: Config, stack: AsyncDisposable
     summary: executor === undefined || offer === undefined ? [] : [describeWorker(executor, offer)],
     drain: () => drain(clock, sessions),
     stop() {
-      stopped ??= rm(join(directory.path, NODE_FILE), { force: true }).then(() => stack.disposeAsync())
+      stopped ??= rm(join(directory.path, NODE_FILE), { force: true }).then(() =>
+        stack.disposeAsync(),
+      )
       return stopped
     },
   }
 }
 
-async function openOwnExecutor({ clock, log }: DaemonDeps, config: Config): Promise<Executor | undefined> {
+async function openOwnExecutor(
+  { clock, log }: DaemonDeps,
+  config: Config,
+): Promise<Executor | undefined> {
   if (!config.roles.includes('worker')) return undefined
   return openExecutor(
     { clock, log: log.child({ component: 'executor' }) },
-    { directory: config.data, ...(config.isolation === 'process' ? { forbid: ['helper', 'bwrap', 'unshare'] } : {}) },
+    {
+      directory: config.data,
+      ...(config.isolation === 'process' ? { forbid: ['helper', 'bwrap', 'unshare'] } : {}),
+    },
   )
 }
 
@@ -256,6 +312,7 @@ async function drain(clock: Clock, sessions: Sessions): Promise<void> {
   sessions.changed()
   await worker.idle()
   const limit = deadline(clock, HAND_IN_MS, () => new Error('outcomes were not taken in time'))
-  while (worker.finished.length > 0 && sessions.isConnected && !limit.signal.aborted) await sleep(clock, HAND_IN_STEP_MS)
+  while (worker.finished.length > 0 && sessions.isConnected && !limit.signal.aborted)
+    await sleep(clock, HAND_IN_STEP_MS)
   limit.cancel()
 }

@@ -20,7 +20,10 @@ const NOBODY = {
   submittedAtWall: 0,
 }
 
-async function cachedOutputs(actions: ActionCache, key: Digest): Promise<Readonly<Record<string, Entry>> | undefined> {
+async function cachedOutputs(
+  actions: ActionCache,
+  key: Digest,
+): Promise<Readonly<Record<string, Entry>> | undefined> {
   for (const action of await actions.actionsOf(key)) {
     const cached = await actions.find(action)
     if (cached?.result.jobKey === key) return cached.result.outputs
@@ -29,22 +32,30 @@ async function cachedOutputs(actions: ActionCache, key: Digest): Promise<Readonl
 }
 
 /** Accepts nothing; O(graph × nodes). The graph was checked. */
-export async function dryRun(scheduler: Scheduler, graph: Graph, actions: ActionCache): Promise<DryRun> {
+export async function dryRun(
+  scheduler: Scheduler,
+  graph: Graph,
+  actions: ActionCache,
+): Promise<DryRun> {
   const request = makeRequest({ ...NOBODY, graph }, 0)
   const known = new Map<string, Readonly<Record<string, Entry>>>()
   const derivations: DryRun['derivations'] = []
   const steps = topological([...request.steps.values()])
   for (const step of steps) {
     const resolved = resolveDerivation(step.derivation, (name, output) => known.get(name)?.[output])
-    const outputs = resolved === undefined ? undefined : await cachedOutputs(actions, jobKey(resolved))
+    const outputs =
+      resolved === undefined ? undefined : await cachedOutputs(actions, jobKey(resolved))
     if (outputs !== undefined) known.set(step.derivation.name, outputs)
     const requirement = requirementOf([step])
     let inputBytes = 0
-    for (const entry of Object.values(resolved?.inputs ?? {})) if (entry.kind !== 'symlink') inputBytes += entry.size
+    for (const entry of Object.values(resolved?.inputs ?? {}))
+      if (entry.kind !== 'symlink') inputBytes += entry.size
     derivations.push({
       name: step.derivation.name,
       state: outputs !== undefined ? 'cached' : resolved === undefined ? 'unknown' : 'build',
-      nodes: [...scheduler.nodes.values()].filter((node) => mayEverStart(requirement, node)).map((node) => node.record.name),
+      nodes: [...scheduler.nodes.values()]
+        .filter((node) => mayEverStart(requirement, node))
+        .map((node) => node.record.name),
       inputBytes,
       run: step.derivation.run,
     })
@@ -71,6 +82,7 @@ function criticalPath(ordered: readonly Step[], cached: ReadonlyMap<string, unkn
     if (length > 0 && (last === undefined || length > (best.get(last)?.length ?? 0))) last = step
   }
   const names: string[] = []
-  for (let step = last; step !== undefined; step = best.get(step)?.before) names.unshift(step.derivation.name)
+  for (let step = last; step !== undefined; step = best.get(step)?.before)
+    names.unshift(step.derivation.name)
   return names
 }

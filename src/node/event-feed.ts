@@ -15,7 +15,8 @@ const REASONS_MAX = 50
 function waitingOf(request: Request): Step[] {
   const waiting: Step[] = []
   for (const step of request.steps.values())
-    if (step.phase === 'open' && step.job?.phase === 'waiting' && waiting.length < REASONS_MAX) waiting.push(step)
+    if (step.phase === 'open' && step.job?.phase === 'waiting' && waiting.length < REASONS_MAX)
+      waiting.push(step)
   return waiting
 }
 
@@ -61,7 +62,8 @@ export async function* eventsOf(
         told.set(step, text)
         yield { type: 'job', at, job }
       }
-      for (; noticeCount < request.notices.length; noticeCount += 1) yield { type: 'notice', at, text: request.notices[noticeCount] ?? '' }
+      for (; noticeCount < request.notices.length; noticeCount += 1)
+        yield { type: 'notice', at, text: request.notices[noticeCount] ?? '' }
       if (hasEnded) {
         yield { type: 'end', at, request: requestView(request, ownerName, owner.moment()) }
         return

@@ -11,7 +11,7 @@ import { openLevel } from '../store/blob-index.ts'
 import { decodeObject, encodeObject } from '../wire/cbor.ts'
 import { Fact } from '../wire/facts.ts'
 
-export const JOURNAL_FORMAT = 1
+const JOURNAL_FORMAT = 1
 const META = Buffer.from('meta')
 const READ_AT_ONCE = 1000
 /** Facts of one batch while compacting. */
@@ -40,7 +40,11 @@ export async function openJournal(options: { readonly directory: string }): Prom
     const [format = 0, stored = 1] = text.split(' ').map(Number)
     if (format > JOURNAL_FORMAT) {
       await db.close()
-      throw new MeshError('MESH0106', `the journal has format ${format}, this version knows up to ${JOURNAL_FORMAT}`, { where: options.directory })
+      throw new MeshError(
+        'MESH0106',
+        `the journal has format ${format}, this version knows up to ${JOURNAL_FORMAT}`,
+        { where: options.directory },
+      )
     }
     generation = stored
   }
@@ -74,7 +78,10 @@ class LevelJournal implements Journal {
   }
 
   async *replay(): AsyncIterable<Fact> {
-    const iterator = this.#db.iterator({ gte: keyOf(this.#generation, 0), lt: keyOf(this.#generation + 1, 0) })
+    const iterator = this.#db.iterator({
+      gte: keyOf(this.#generation, 0),
+      lt: keyOf(this.#generation + 1, 0),
+    })
     try {
       for (;;) {
         const pairs = await iterator.nextv(READ_AT_ONCE)
@@ -96,7 +103,11 @@ class LevelJournal implements Journal {
     this.#next += facts.length
     this.length += facts.length
     await this.#db.batch(
-      facts.map((fact, at) => ({ type: 'put' as const, key: keyOf(this.#generation, first + at), value: encodeObject(Fact, fact) })),
+      facts.map((fact, at) => ({
+        type: 'put' as const,
+        key: keyOf(this.#generation, first + at),
+        value: encodeObject(Fact, fact),
+      })),
       { sync: true },
     )
   }

@@ -7,7 +7,14 @@ import type { ActionCache } from '../store/action-cache.ts'
 import type { Event } from '../wire/api.ts'
 import type { RequestWire } from '../wire/facts.ts'
 import type { Signer } from '../wire/result.ts'
-import { Done, type ApiAnswer, type Call, type Located, type Owner as OwnerAnswer, type PeerRecord } from '../wire/work-messages.ts'
+import {
+  Done,
+  type ApiAnswer,
+  type Call,
+  type Located,
+  type Owner as OwnerAnswer,
+  type PeerRecord,
+} from '../wire/work-messages.ts'
 import { answerChild, type ApiCall, type Authority } from './authority.ts'
 import type { Blobs, LocateQuery } from './blobs.ts'
 import { Children } from './children.ts'
@@ -32,7 +39,13 @@ export interface LocalDeps {
 }
 
 /** Replays the journal; throws MESH0105, MESH0106. */
-export async function openLocalAuthority(deps: LocalDeps, options: { readonly directory: string; readonly hello: { mesh: string; protocols: readonly string[]; boot: string } }): Promise<LocalAuthority> {
+export async function openLocalAuthority(
+  deps: LocalDeps,
+  options: {
+    readonly directory: string
+    readonly hello: { mesh: string; protocols: readonly string[]; boot: string }
+  },
+): Promise<LocalAuthority> {
   const journal = await openJournal({ directory: options.directory })
   const authority = new LocalAuthority(deps, journal, options.hello)
   await authority.owner.start()
@@ -43,7 +56,11 @@ class LocalAuthority implements Authority {
   readonly owner: Owner
   readonly #deps: LocalDeps
   readonly #journal: Journal
-  readonly #hello: { readonly mesh: string; readonly protocols: readonly string[]; readonly boot: string }
+  readonly #hello: {
+    readonly mesh: string
+    readonly protocols: readonly string[]
+    readonly boot: string
+  }
   readonly #locator: Locator
   readonly #children: Children
   readonly #api: OwnerApi
@@ -52,7 +69,11 @@ class LocalAuthority implements Authority {
   readonly #detaching = new Set<string>()
   readonly waiting: ReadonlyMap<string, RequestWire> = new Map()
 
-  constructor(deps: LocalDeps, journal: Journal, hello: { readonly mesh: string; readonly protocols: readonly string[]; readonly boot: string }) {
+  constructor(
+    deps: LocalDeps,
+    journal: Journal,
+    hello: { readonly mesh: string; readonly protocols: readonly string[]; readonly boot: string },
+  ) {
     const { clock, log, actions, blobs, signer, self } = deps
     this.#deps = deps
     this.#journal = journal
@@ -73,7 +94,11 @@ class LocalAuthority implements Authority {
       self,
       callDown: (peerId, call, signal) => this.#callDown(peerId, call, signal),
     })
-    this.#children = new Children({ owner: this.owner, locator: this.#locator, log: log.child({ component: 'children' }) })
+    this.#children = new Children({
+      owner: this.owner,
+      locator: this.#locator,
+      log: log.child({ component: 'children' }),
+    })
     this.#api = new OwnerApi({ owner: this.owner, actions, self })
   }
 
@@ -105,7 +130,11 @@ class LocalAuthority implements Authority {
   async *events(request: string, _hops: number, signal: AbortSignal): AsyncIterable<Event> {
     const { clock, self } = this.#deps
     const both = AbortSignal.any([signal, this.#lifetime.signal])
-    yield* eventsOf({ owner: this.owner, clock, ownerName: self().name }, this.#api.findRequest(request), both)
+    yield* eventsOf(
+      { owner: this.owner, clock, ownerName: self().name },
+      this.#api.findRequest(request),
+      both,
+    )
   }
 
   locate(query: LocateQuery, asker: string, signal: AbortSignal): Promise<Located> {
@@ -153,7 +182,8 @@ class LocalAuthority implements Authority {
       },
     })
     sessions.use(session)
-    for (const request of this.owner.scheduler.state.requests.values()) this.#locator.addSources(request)
+    for (const request of this.owner.scheduler.state.requests.values())
+      this.#locator.addSources(request)
     this.#makeDetachable()
   }
 
@@ -174,15 +204,28 @@ class LocalAuthority implements Authority {
           (isDone) => {
             if (isDone) this.owner.apply({ type: 'detachable', request: id })
           },
-          (error: unknown) => this.#deps.log.debug({ err: error, request: id }, 'request could not be made detachable'),
+          (error: unknown) =>
+            this.#deps.log.debug(
+              { err: error, request: id },
+              'request could not be made detachable',
+            ),
         )
         .finally(() => this.#detaching.delete(id))
     }
   }
 
-  async #callDown(peerId: string, call: Extract<Call, { method: 'pull' | 'push' }>, signal: AbortSignal): Promise<Done> {
+  async #callDown(
+    peerId: string,
+    call: Extract<Call, { method: 'pull' | 'push' }>,
+    signal: AbortSignal,
+  ): Promise<Done> {
     const { clock, blobs, self } = this.#deps
-    const limit = deadline(clock, RELAY_MS, () => new MeshError('MESH0505', 'moving blobs took too long'), signal)
+    const limit = deadline(
+      clock,
+      RELAY_MS,
+      () => new MeshError('MESH0505', 'moving blobs took too long'),
+      signal,
+    )
     try {
       if (peerId === self().peerId) return await moveBlobs(blobs, call, limit.signal)
       const link = this.#children.link(peerId)

@@ -27,7 +27,11 @@ export interface LocatorDeps {
   readonly scheduler: Scheduler
   readonly self: () => PeerRecord
   /** Calls a connected child, or this node itself. */
-  readonly callDown: (peerId: string, call: Extract<Call, { method: 'pull' | 'push' }>, signal: AbortSignal) => Promise<Done>
+  readonly callDown: (
+    peerId: string,
+    call: Extract<Call, { method: 'pull' | 'push' }>,
+    signal: AbortSignal,
+  ) => Promise<Done>
 }
 
 export interface Hints {
@@ -97,7 +101,8 @@ export class Locator {
   #stores(except: ReadonlySet<string>): PeerRecord[] {
     const stores: PeerRecord[] = []
     for (const node of this.#deps.scheduler.nodes.values())
-      if (node.connected && node.record.roles.includes('store') && !except.has(node.peerId)) stores.push(node.record)
+      if (node.connected && node.record.roles.includes('store') && !except.has(node.peerId))
+        stores.push(node.record)
     return stores
   }
 
@@ -132,7 +137,11 @@ export class Locator {
   }
 
   /** Gets the entries to a store node that the asker can use; undefined when no way is found. */
-  async #relay(query: LocateQuery, asker: string, signal: AbortSignal): Promise<PeerRecord | undefined> {
+  async #relay(
+    query: LocateQuery,
+    asker: string,
+    signal: AbortSignal,
+  ): Promise<PeerRecord | undefined> {
     const providers = new Map<string, PeerRecord>()
     for (const entry of query.entries) {
       const blob = blobOf(entry)
@@ -149,7 +158,10 @@ export class Locator {
       // The store may reach a provider; else a provider may reach the store.
       const tries: [string, Extract<Call, { method: 'pull' | 'push' }>][] = [
         [store.peerId, { method: 'pull', entries, from }],
-        ...from.map((record): [string, Extract<Call, { method: 'push' }>] => [record.peerId, { method: 'push', entries, to: store }]),
+        ...from.map((record): [string, Extract<Call, { method: 'push' }>] => [
+          record.peerId,
+          { method: 'push', entries, to: store },
+        ]),
       ]
       for (const [peerId, call] of tries) {
         try {
@@ -158,7 +170,10 @@ export class Locator {
             for (const entry of entries) this.add(entry, store.peerId)
             return store
           }
-          log.debug({ peer: peerId, method: call.method, store: store.name, message: done.message }, 'relay was not possible')
+          log.debug(
+            { peer: peerId, method: call.method, store: store.name, message: done.message },
+            'relay was not possible',
+          )
         } catch (error) {
           signal.throwIfAborted()
           log.debug({ err: error, peer: peerId }, 'relay failed')
@@ -207,7 +222,10 @@ export class Locator {
 function sourcesOf(request: Request): Entry[] {
   const sources = new Map<Digest, Entry>()
   for (const { derivation } of request.steps.values())
-    for (const inputs of [derivation.inputs, ...derivation.variants.map((variant) => variant.inputs)])
+    for (const inputs of [
+      derivation.inputs,
+      ...derivation.variants.map((variant) => variant.inputs),
+    ])
       for (const input of Object.values(inputs)) {
         if (input.kind !== 'entry') continue
         const blob = blobOf(input.entry)
@@ -215,4 +233,3 @@ function sourcesOf(request: Request): Entry[] {
       }
   return [...sources.values()]
 }
-

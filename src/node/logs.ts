@@ -91,19 +91,29 @@ export class Logs {
       try {
         target = await this.#locate(job, options.attempt)
       } catch (error) {
-        if (!options.follow || !(error instanceof MeshError) || error.code !== 'MESH0601' || !error.message.includes('attempt')) throw error
+        if (
+          !options.follow ||
+          !(error instanceof MeshError) ||
+          error.code !== 'MESH0601' ||
+          !error.message.includes('attempt')
+        )
+          throw error
         await sleep(clock, RETRY_MS * 2, signal)
         continue
       }
       if (target.blob !== undefined) {
         await this.#deps.blobs.obtainBlob(target.blob.digest, target.blob, signal)
         const reader = await this.#deps.store.open(target.blob.digest, { offsetBytes })
-        if (reader === undefined) throw new MeshError('MESH0501', `the log of ${job} is not available`)
+        if (reader === undefined)
+          throw new MeshError('MESH0501', `the log of ${job} is not available`)
         yield* reader
         return
       }
       if (!target.isLive && misses >= RETRIES_MAX)
-        throw new MeshError('MESH0501', `attempt ${target.attempt} ended without leaving a log: its node was lost`)
+        throw new MeshError(
+          'MESH0501',
+          `attempt ${target.attempt} ended without leaving a log: its node was lost`,
+        )
       let isComplete = false
       for await (const piece of this.#live(target, { ...options, offsetBytes })) {
         if (piece === END_COMPLETE) isComplete = true
@@ -115,7 +125,8 @@ export class Logs {
       }
       if (isComplete) return
       misses += 1
-      if (misses > RETRIES_MAX) throw new MeshError('MESH0505', `the log of ${job} broke off at byte ${offsetBytes}`)
+      if (misses > RETRIES_MAX)
+        throw new MeshError('MESH0505', `the log of ${job} broke off at byte ${offsetBytes}`)
       await sleep(clock, RETRY_MS, signal)
     }
   }
@@ -131,7 +142,10 @@ export class Logs {
     throw new MeshError(isErrorCode(code) ? code : 'MESH0505', detail, { hints })
   }
 
-  async *#live(target: LogTarget, options: LogOptions): AsyncIterable<Uint8Array | typeof END_COMPLETE | typeof END_ABSENT> {
+  async *#live(
+    target: LogTarget,
+    options: LogOptions,
+  ): AsyncIterable<Uint8Array | typeof END_COMPLETE | typeof END_ABSENT> {
     const { selfId, worker } = this.#deps
     if (target.peerId === selfId) {
       const log = worker?.liveLog(target.attempt)
@@ -148,9 +162,19 @@ export class Logs {
     options.signal.addEventListener('abort', onAbort, { once: true })
     try {
       await channel.send(
-        encodeObject(LogRequest, { v: 1, attempt: target.attempt, peerId: target.peerId, offsetBytes: options.offsetBytes, follow: options.follow }),
+        encodeObject(LogRequest, {
+          v: 1,
+          attempt: target.attempt,
+          peerId: target.peerId,
+          offsetBytes: options.offsetBytes,
+          follow: options.follow,
+        }),
       )
-      for (let frame = await channel.receive(); frame !== undefined; frame = await channel.receive()) {
+      for (
+        let frame = await channel.receive();
+        frame !== undefined;
+        frame = await channel.receive()
+      ) {
         if (frame[0] === DATA) yield frame.subarray(1)
         else {
           yield frame[0] === END_COMPLETE ? END_COMPLETE : END_ABSENT
@@ -168,7 +192,10 @@ export class Logs {
     const { host, authority } = this.#deps
     const hop = host.isConnected(peerId) ? peerId : authority.parentId()
     if (hop === undefined) throw new MeshError('MESH0505', 'the node that runs it is not connected')
-    return host.open({ peerId: hop, addresses: [] }, LOG_PROTOCOL, { frameBytesMax: LOG_FRAME_BYTES_MAX, signal })
+    return host.open({ peerId: hop, addresses: [] }, LOG_PROTOCOL, {
+      frameBytesMax: LOG_FRAME_BYTES_MAX,
+      signal,
+    })
   }
 
   /** Answers one channel: from the worker here, or by passing it on. */
@@ -185,12 +212,18 @@ export class Logs {
         await channel.send(Uint8Array.of(END_ABSENT))
         return
       }
-      for await (const piece of this.#live(target, { attempt: 0, offsetBytes: request.offsetBytes, follow: request.follow, signal: both })) {
+      for await (const piece of this.#live(target, {
+        attempt: 0,
+        offsetBytes: request.offsetBytes,
+        follow: request.follow,
+        signal: both,
+      })) {
         if (typeof piece === 'number') await channel.send(Uint8Array.of(piece))
         else await channel.send(Buffer.concat([Uint8Array.of(DATA), piece]))
       }
     } catch (error) {
-      if (!both.aborted) this.#deps.log.debug({ err: error, peer: channel.remotePeer }, 'log channel failed')
+      if (!both.aborted)
+        this.#deps.log.debug({ err: error, peer: channel.remotePeer }, 'log channel failed')
     } finally {
       channel.close()
     }
@@ -198,7 +231,12 @@ export class Logs {
 }
 
 /** Reads the spool file as it grows; its handle stays good when the file is moved into the store. */
-async function* readLive(log: LiveLog, offsetBytes: number, follow: boolean, signal: AbortSignal): AsyncIterable<Uint8Array> {
+async function* readLive(
+  log: LiveLog,
+  offsetBytes: number,
+  follow: boolean,
+  signal: AbortSignal,
+): AsyncIterable<Uint8Array> {
   let position = offsetBytes
   let wake: (() => void) | undefined
   using changes = log.onChange(() => wake?.())
@@ -214,7 +252,8 @@ async function* readLive(log: LiveLog, offsetBytes: number, follow: boolean, sig
   try {
     // Nothing is written before the inputs are there.
     if (follow)
-      while (log.isOpen() && log.sizeBytes() === 0 && !signal.aborted) await change(() => log.sizeBytes() > 0)
+      while (log.isOpen() && log.sizeBytes() === 0 && !signal.aborted)
+        await change(() => log.sizeBytes() > 0)
     if (log.sizeBytes() === 0) return
     await using file = await open(log.path, 'r')
     while (!signal.aborted) {

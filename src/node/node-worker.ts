@@ -7,7 +7,7 @@ import type { Executor } from '../build/executor.ts'
 import { cpusOf, memoryBytesOf, openHostEnvironment } from '../build/host-environment.ts'
 import { openMaterialised } from '../build/materialised.ts'
 import { Worker } from '../build/worker.ts'
-import { formatBytes } from '../scheduler/match.ts'
+import { formatSize } from '../base/units.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { Signer } from '../wire/result.ts'
 import type { Blobs } from './blobs.ts'
@@ -24,10 +24,16 @@ export interface NodeWorkerDeps {
 }
 
 /** What it needs is disposed of by the stack. */
-export async function openNodeWorker(deps: NodeWorkerDeps, config: Config, stack: AsyncDisposableStack): Promise<Sessions> {
+export async function openNodeWorker(
+  deps: NodeWorkerDeps,
+  config: Config,
+  stack: AsyncDisposableStack,
+): Promise<Sessions> {
   const { clock, log, store, blobs, executor, signer } = deps
   const host = await openHostEnvironment({ directory: config.data, sandbox: executor.sandbox })
-  const trees = stack.use(await openMaterialised({ store, log }, { directory: join(config.data, 'trees') }))
+  const trees = stack.use(
+    await openMaterialised({ store, log }, { directory: join(config.data, 'trees') }),
+  )
   const worker = new Worker(
     {
       clock,
@@ -49,7 +55,8 @@ export async function openNodeWorker(deps: NodeWorkerDeps, config: Config, stack
   const sessions = new Sessions(worker, new Offer({ host, log }, capacity))
   await worker.start()
   stack.defer(() => worker.stop())
-  for (const reason of executor.sandbox.reasons) log.info({ reason }, 'a stronger sandbox was not taken')
+  for (const reason of executor.sandbox.reasons)
+    log.info({ reason }, 'a stronger sandbox was not taken')
   if (executor.sandbox.method === 'none')
     log.warn('builds run without walls: this node serves only derivations that say sealed = false')
   return sessions
@@ -63,7 +70,12 @@ export async function freeBytes(path: string): Promise<number> {
 /** What the start-up banner says of the worker. */
 export function describeWorker({ sandbox }: Executor, { capacity, environments }: Offer): string {
   const { cpus, memoryBytes, diskBytes } = capacity
-  const kinds = environments.map(({ system, isolation, label }) => `${system} ${isolation} (${label})`)
-  const walls = sandbox.method === 'none' ? 'no walls: only unsealed builds' : `sealed builds by ${sandbox.method}`
-  return `${cpus} cpus, ${formatBytes(memoryBytes)} memory, ${formatBytes(diskBytes)} disk; ${kinds.join(', ')}; ${walls}`
+  const kinds = environments.map(
+    ({ system, isolation, label }) => `${system} ${isolation} (${label})`,
+  )
+  const walls =
+    sandbox.method === 'none'
+      ? 'no walls: only unsealed builds'
+      : `sealed builds by ${sandbox.method}`
+  return `${cpus} cpus, ${formatSize(memoryBytes)} memory, ${formatSize(diskBytes)} disk; ${kinds.join(', ')}; ${walls}`
 }

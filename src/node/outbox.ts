@@ -21,7 +21,8 @@ export interface Outbox extends AsyncDisposable {
 export async function openOutbox(options: { readonly directory: string }): Promise<Outbox> {
   const db: Level<Uint8Array, Uint8Array> = await openLevel(options.directory)
   const waiting = new Map<string, RequestWire>()
-  for await (const [key, value] of db.iterator()) waiting.set(Buffer.from(key).toString(), decodeObject(RequestWire, value, 'forwarded request'))
+  for await (const [key, value] of db.iterator())
+    waiting.set(Buffer.from(key).toString(), decodeObject(RequestWire, value, 'forwarded request'))
   return {
     waiting,
     async put(request) {

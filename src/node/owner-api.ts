@@ -14,7 +14,7 @@ import type { Owner } from './owner.ts'
 import { problemAnswer } from './problem.ts'
 
 /** Rows of a list. */
-export const LIST_MAX = 10_000
+const LIST_MAX = 10_000
 /** Candidates that an ambiguous name lists. */
 const CANDIDATES_MAX = 10
 
@@ -42,7 +42,9 @@ export class OwnerApi {
 
   async #answer(call: ApiCall): Promise<unknown> {
     const url = new URL(call.path, 'http://mesh')
-    const [, , collection = '', id = '', action = ''] = url.pathname.split('/').map(decodeURIComponent)
+    const [, , collection = '', id = '', action = ''] = url.pathname
+      .split('/')
+      .map(decodeURIComponent)
     const { owner } = this.#deps
     const { scheduler } = owner
     const moment = owner.moment()
@@ -77,7 +79,12 @@ export class OwnerApi {
       case 'GET jobs/ID':
         return jobView(scheduler, this.findStep(id), moment)
       case 'GET jobs/ID/why':
-        return whyView(scheduler, this.findStep(id), moment, url.searchParams.get('node') ?? undefined)
+        return whyView(
+          scheduler,
+          this.findStep(id),
+          moment,
+          url.searchParams.get('node') ?? undefined,
+        )
       case 'GET jobs/ID/log-target':
         return this.logTarget(id, Number(url.searchParams.get('attempt') ?? 0))
       case 'POST dry-run': {
@@ -112,7 +119,11 @@ export class OwnerApi {
     const { requests } = this.#deps.owner.scheduler.state
     const exact = requests.get(id)
     if (exact !== undefined) return exact
-    return onlyOne(id, [...requests.values()].filter((request) => isPrefix(id, request.wire.id, 'r-')), (request) => request.wire.id)
+    return onlyOne(
+      id,
+      [...requests.values()].filter((request) => isPrefix(id, request.wire.id, 'r-')),
+      (request) => request.wire.id,
+    )
   }
 
   /** By id, unique prefix of one, a request (then what of it waits, runs or failed), or the name of a derivation of the newest request. */
@@ -130,7 +141,9 @@ export class OwnerApi {
       const named = request.steps.get(id)
       if (named !== undefined) return named
     }
-    throw new MeshError('MESH0601', `no job or request is called "${id}"`, { hints: ['list them: mesh jobs'] })
+    throw new MeshError('MESH0601', `no job or request is called "${id}"`, {
+      hints: ['list them: mesh jobs'],
+    })
   }
 
   /** The log of the `n`-th attempt, of the last one for 0. Throws MESH0601 while there is none. */
@@ -141,13 +154,22 @@ export class OwnerApi {
     if (attempt === undefined) {
       if (n === 0 && step.log !== undefined)
         return { attempt: '', peerId: '', blob: step.log, isLive: false }
-      throw new MeshError('MESH0601', `${step.derivation.name} (${step.id}) has ${attempts.length === 0 ? 'no attempt yet' : `${attempts.length} attempts, not ${n}`}`, {
-        hints: [`see why: mesh why ${step.id}`],
-      })
+      throw new MeshError(
+        'MESH0601',
+        `${step.derivation.name} (${step.id}) has ${attempts.length === 0 ? 'no attempt yet' : `${attempts.length} attempts, not ${n}`}`,
+        {
+          hints: [`see why: mesh why ${step.id}`],
+        },
+      )
     }
     const isLive = attempt.endedAtWall === undefined
     const blob = attempt.log ?? (attempt.state === 'done' ? step.log : undefined)
-    return { attempt: attempt.id, peerId: attempt.node.peerId, ...(blob === undefined ? {} : { blob }), isLive }
+    return {
+      attempt: attempt.id,
+      peerId: attempt.node.peerId,
+      ...(blob === undefined ? {} : { blob }),
+      isLive,
+    }
   }
 }
 
@@ -157,9 +179,15 @@ function isPrefix(text: string, id: string, head: string): boolean {
 
 function onlyOne<T>(id: string, found: readonly T[], name: (item: T) => string): T {
   const [first] = found
-  if (first === undefined) throw new MeshError('MESH0601', `nothing is called "${id}"`, { hints: ['list what there is: mesh jobs --requests'] })
+  if (first === undefined)
+    throw new MeshError('MESH0601', `nothing is called "${id}"`, {
+      hints: ['list what there is: mesh jobs --requests'],
+    })
   if (found.length === 1) return first
-  throw new MeshError('MESH0602', `"${id}" may be any of ${found.slice(0, CANDIDATES_MAX).map(name).join(', ')}`)
+  throw new MeshError(
+    'MESH0602',
+    `"${id}" may be any of ${found.slice(0, CANDIDATES_MAX).map(name).join(', ')}`,
+  )
 }
 
 /** What people mean by a request when they ask about one job: what failed, then what waits, then what runs. */

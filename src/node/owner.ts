@@ -15,7 +15,13 @@ import { countersignResult, openResult, type ActionResult, type Signer } from '.
 import type { PeerRecord, SyncMessage } from '../wire/work-messages.ts'
 import { checkGraph } from '../scheduler/check-request.ts'
 import type { Step } from '../scheduler/model.ts'
-import { Scheduler, type Desired, type Effect, type Event, type Moment } from '../scheduler/scheduler.ts'
+import {
+  Scheduler,
+  type Desired,
+  type Effect,
+  type Event,
+  type Moment,
+} from '../scheduler/scheduler.ts'
 import type { Journal } from './journal.ts'
 
 /** How long a journal that cannot be written is waited for before the next try. */
@@ -102,7 +108,8 @@ export class Owner {
     if (!this.scheduler.state.requests.has(request.id)) {
       checkGraph(request.graph)
       if (this.#isStopped) throw new MeshError('MESH0108', 'this node is stopping')
-      if (!this.scheduler.hasRoom) throw new MeshError('MESH0303', 'too many unfinished requests are kept already')
+      if (!this.scheduler.hasRoom)
+        throw new MeshError('MESH0303', 'too many unfinished requests are kept already')
     }
     this.apply({ type: 'submit', request })
     await this.#synced()
@@ -121,7 +128,12 @@ export class Owner {
 
   // ---- nodes
 
-  attach(record: PeerRecord, version: { mesh: string; protocols: readonly string[] }, boot: string, port: NodePort): void {
+  attach(
+    record: PeerRecord,
+    version: { mesh: string; protocols: readonly string[] },
+    boot: string,
+    port: NodePort,
+  ): void {
     this.#ports.set(record.peerId, port)
     this.apply({ type: 'node-up', record, version, boot })
   }
@@ -242,10 +254,12 @@ export class Owner {
           desired.add(effect.peerId)
           break
         case 'step':
-          for (const watcher of this.#watchers.get(effect.step.request.wire.id) ?? []) watcher.onStep(effect.step)
+          for (const watcher of this.#watchers.get(effect.step.request.wire.id) ?? [])
+            watcher.onStep(effect.step)
           break
         case 'request':
-          for (const watcher of this.#watchers.get(effect.request.wire.id) ?? []) watcher.onRequest()
+          for (const watcher of this.#watchers.get(effect.request.wire.id) ?? [])
+            watcher.onRequest()
           break
       }
     }

@@ -5,7 +5,13 @@ import type { ApiAnswer } from '../wire/work-messages.ts'
 
 export function problemOf(error: unknown): Problem {
   if (!(error instanceof MeshError)) {
-    return { status: 500, code: 'MESH0001', title: ERRORS.MESH0001.title, detail: messageOf(error), hints: [] }
+    return {
+      status: 500,
+      code: 'MESH0001',
+      title: ERRORS.MESH0001.title,
+      detail: messageOf(error),
+      hints: [],
+    }
   }
   return {
     status: statusOf(error),

@@ -1,5 +1,11 @@
 /** A store that counts the bytes read through it: what is served to other nodes goes through one. */
-import type { BlobRange, BlobReader, BlobStore, StoredBlob, StoreStats } from '../store/blob-store.ts'
+import type {
+  BlobRange,
+  BlobReader,
+  BlobStore,
+  StoredBlob,
+  StoreStats,
+} from '../store/blob-store.ts'
 import type { BlobRef, Digest } from '../wire/digest.ts'
 
 export class ReadMeter implements BlobStore {
@@ -13,7 +19,9 @@ export class ReadMeter implements BlobStore {
 
   async open(digest: Digest, range?: BlobRange): Promise<BlobReader | undefined> {
     const reader = await this.#store.open(digest, range)
-    return reader === undefined ? undefined : new MeteredReader(reader, (bytes) => (this.bytes += bytes))
+    return reader === undefined
+      ? undefined
+      : new MeteredReader(reader, (bytes) => (this.bytes += bytes))
   }
 
   async read(digest: Digest, bytesMax: number): Promise<Uint8Array | undefined> {

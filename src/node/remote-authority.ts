@@ -32,14 +32,22 @@ export interface RemoteDeps {
   readonly blobs: Blobs
   readonly sessions: Sessions
   /** Opens a link to a parent at one address. */
-  readonly connect: (address: string, handlers: LinkHandlers, signal: AbortSignal) => Promise<PeerLink>
+  readonly connect: (
+    address: string,
+    handlers: LinkHandlers,
+    signal: AbortSignal,
+  ) => Promise<PeerLink>
 }
 
 export async function openRemoteAuthority(
   deps: RemoteDeps,
   options: { readonly directory: string; readonly addresses: readonly string[] },
 ): Promise<Authority> {
-  return new RemoteAuthority(deps, await openOutbox({ directory: options.directory }), options.addresses)
+  return new RemoteAuthority(
+    deps,
+    await openOutbox({ directory: options.directory }),
+    options.addresses,
+  )
 }
 
 class RemoteAuthority implements Authority {
@@ -62,18 +70,25 @@ class RemoteAuthority implements Authority {
         connect: (address, { signal }) =>
           deps.connect(
             address,
-            { onCall: (call, options) => this.#serveParent(call, options.signal), onDesired: (message) => this.#session?.take(message) },
+            {
+              onCall: (call, options) => this.#serveParent(call, options.signal),
+              onDesired: (message) => this.#session?.take(message),
+            },
             signal,
           ),
       },
       {
         addresses,
         onLink: (link) => {
-          const session = new WorkerSession(sessions.worker, sessions.offer, (make) => link.requestSync(make))
+          const session = new WorkerSession(sessions.worker, sessions.offer, (make) =>
+            link.requestSync(make),
+          )
           this.#session = session
           sessions.use(session)
           void link.closed.then(() => sessions.drop(session))
-          this.#forward().catch((error: unknown) => log.info({ reason: messageOf(error) }, 'requests could not be handed over yet'))
+          this.#forward().catch((error: unknown) =>
+            log.info({ reason: messageOf(error) }, 'requests could not be handed over yet'),
+          )
         },
       },
     )
@@ -103,13 +118,17 @@ class RemoteAuthority implements Authority {
       onSync: (message) => {
         if (this.#hasWarned || message.environments.length === 0) return
         this.#hasWarned = true
-        log.warn({ node: link.remote.record.name }, 'a worker hangs below this node, which has a parent: it gets no work here; attach it to the root')
+        log.warn(
+          { node: link.remote.record.name },
+          'a worker hangs below this node, which has a parent: it gets no work here; attach it to the root',
+        )
       },
     }
   }
 
   async #serveParent(call: Call, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
-    if (call.method !== 'pull' && call.method !== 'push') throw new MeshError('MESH0603', `a parent does not ask for ${call.method}`)
+    if (call.method !== 'pull' && call.method !== 'push')
+      throw new MeshError('MESH0603', `a parent does not ask for ${call.method}`)
     return encodeObject(Done, await moveBlobs(this.#deps.blobs, call, signal))
   }
 
@@ -128,7 +147,11 @@ class RemoteAuthority implements Authority {
     const link = this.#parents.link()
     if (link === undefined) return { peers: [], providers: [] }
     const { refs, entries, failed } = query
-    return link.call({ method: 'locate', refs: [...refs], entries: [...entries], failed: [...failed] }, Located, { signal })
+    return link.call(
+      { method: 'locate', refs: [...refs], entries: [...entries], failed: [...failed] },
+      Located,
+      { signal },
+    )
   }
 
   get waiting(): ReadonlyMap<string, RequestWire> {
@@ -140,13 +163,23 @@ class RemoteAuthority implements Authority {
     const outbox = this.#outbox
     const { clock, log } = this.#deps
     if (outbox.waiting.size >= OUTBOX_MAX)
-      throw new MeshError('MESH0303', `${OUTBOX_MAX} requests wait for the root to be reachable already`)
+      throw new MeshError(
+        'MESH0303',
+        `${OUTBOX_MAX} requests wait for the root to be reachable already`,
+      )
     await outbox.put(request)
-    const limit = deadline(clock, FORWARD_MS, () => new MeshError('MESH0120', 'the root did not answer in time'))
+    const limit = deadline(
+      clock,
+      FORWARD_MS,
+      () => new MeshError('MESH0120', 'the root did not answer in time'),
+    )
     try {
       await Promise.race([this.#forward(), rejection(limit.signal)])
     } catch (error) {
-      log.info({ request: request.id, reason: messageOf(error) }, 'request is kept until the root is back')
+      log.info(
+        { request: request.id, reason: messageOf(error) },
+        'request is kept until the root is back',
+      )
     } finally {
       limit.cancel()
     }
@@ -164,7 +197,11 @@ class RemoteAuthority implements Authority {
     const outbox = this.#outbox
     const { clock, log } = this.#deps
     for (const request of outbox.waiting.values()) {
-      const limit = deadline(clock, ANSWER_MS, () => new MeshError('MESH0120', 'the parent did not answer in time'))
+      const limit = deadline(
+        clock,
+        ANSWER_MS,
+        () => new MeshError('MESH0120', 'the parent did not answer in time'),
+      )
       try {
         const owner = await this.handOver(request, limit.signal)
         log.info({ request: request.id, owner: owner.name }, 'request was handed over')
@@ -178,9 +215,15 @@ class RemoteAuthority implements Authority {
   async answer(call: ApiCall): Promise<ApiAnswer> {
     const local = this.#localAnswer(call.path)
     if (local !== undefined) return local
-    const limit = deadline(this.#deps.clock, ANSWER_MS, () => new MeshError('MESH0120', `the root did not answer within ${ANSWER_MS / 1000} s`))
+    const limit = deadline(
+      this.#deps.clock,
+      ANSWER_MS,
+      () => new MeshError('MESH0120', `the root did not answer within ${ANSWER_MS / 1000} s`),
+    )
     try {
-      return await this.#link().call({ method: 'api', ...call }, ApiAnswer, { signal: limit.signal })
+      return await this.#link().call({ method: 'api', ...call }, ApiAnswer, {
+        signal: limit.signal,
+      })
     } catch (error) {
       return problemAnswer(error)
     } finally {
@@ -194,7 +237,10 @@ class RemoteAuthority implements Authority {
     const request = id === undefined ? undefined : this.waiting.get(id)
     if (request !== undefined) return { status: 200, body: JSON.stringify(this.#view(request)) }
     if (/^\/api\/requests$/.test(path) && this.#parents.link() === undefined)
-      return { status: 200, body: JSON.stringify([...this.waiting.values()].map((waiting) => this.#view(waiting))) }
+      return {
+        status: 200,
+        body: JSON.stringify([...this.waiting.values()].map((waiting) => this.#view(waiting))),
+      }
     return undefined
   }
 
@@ -209,7 +255,15 @@ class RemoteAuthority implements Authority {
       detachable: false,
       submittedAt: new Date(request.submittedAtWall).toISOString(),
       endedAt: null,
-      counts: { total: request.graph.derivations.length, built: 0, cached: 0, failed: 0, cancelled: 0, running: 0, waiting: request.graph.derivations.length },
+      counts: {
+        total: request.graph.derivations.length,
+        built: 0,
+        cached: 0,
+        failed: 0,
+        cancelled: 0,
+        running: 0,
+        waiting: request.graph.derivations.length,
+      },
       outputs: {},
       bytes: { peer: 0, mirror: 0, local: 0, root: 0 },
       wallMs: Math.max(0, this.#deps.clock.wallMs() - request.submittedAtWall),
@@ -232,21 +286,31 @@ class RemoteAuthority implements Authority {
           hasTold = true
           const at = new Date(clock.wallMs()).toISOString()
           yield { type: 'request', at, request: this.#view(request) }
-          yield { type: 'notice', at, text: `${unreachable(this.#parents.status()).message}; the request is kept and sent when the root is back` }
+          yield {
+            type: 'notice',
+            at,
+            text: `${unreachable(this.#parents.status()).message}; the request is kept and sent when the root is back`,
+          }
         }
         await sleep(clock, RETRY_MS, signal)
         continue
       }
       try {
-        for await (const { status, body } of link.stream({ method: 'events', request: id, hops }, ApiAnswer, { signal })) {
-          if (status !== 200) throw new MeshError('MESH0601', `request ${id} is not known to the root`)
+        for await (const { status, body } of link.stream(
+          { method: 'events', request: id, hops },
+          ApiAnswer,
+          { signal },
+        )) {
+          if (status !== 200)
+            throw new MeshError('MESH0601', `request ${id} is not known to the root`)
           const event = parseWith(Event, JSON.parse(body), 'event')
           yield event
           if (event.type === 'end') return
         }
       } catch (error) {
         signal.throwIfAborted()
-        if (error instanceof MeshError && (error.code === 'MESH0601' || error.code === 'MESH0602')) throw error
+        if (error instanceof MeshError && (error.code === 'MESH0601' || error.code === 'MESH0602'))
+          throw error
         this.#deps.log.info({ request: id, reason: messageOf(error) }, 'events broke off')
         await sleep(clock, RETRY_MS, signal)
       }
@@ -260,7 +324,7 @@ class RemoteAuthority implements Authority {
 }
 
 /** MESH0120 with each address and its own result. */
-export function unreachable(parents: readonly ParentStatus[]): MeshError {
+function unreachable(parents: readonly ParentStatus[]): MeshError {
   const tried = parents.map(({ address, error }) => `${address}: ${error ?? 'being tried'}`)
   return new MeshError('MESH0120', `the root cannot be reached: ${tried.join('; ')}`, {
     hints: ['what was accepted is kept and sent when the root is back', 'see more: mesh status'],

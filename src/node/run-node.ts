@@ -19,7 +19,7 @@ import {
   type Resolution,
 } from './config.ts'
 import type { Daemon, DaemonDeps } from './daemon.ts'
-import { nearestOf } from './nearest.ts'
+import { nearestOf } from '../base/nearest.ts'
 import { createServiceManager } from './sd-notify.ts'
 import { packageVersion } from './version.ts'
 

@@ -24,10 +24,23 @@ const NOTHING: Omit<z.infer<typeof Totals>, 'root'> = {
 
 export async function statusOf(
   authority: Authority,
-  own: { readonly record: PeerRecord; readonly version: string; readonly user: string; readonly store: Status['store']; readonly draining: boolean },
+  own: {
+    readonly record: PeerRecord
+    readonly version: string
+    readonly user: string
+    readonly store: Status['store']
+    readonly draining: boolean
+  },
 ): Promise<Status> {
-  const answer = await authority.answer({ verb: 'GET', path: '/api/totals', body: '', user: own.user, hops: 0 })
-  const totals = answer.status === 200 ? parseWith(Totals, JSON.parse(answer.body), 'totals') : undefined
+  const answer = await authority.answer({
+    verb: 'GET',
+    path: '/api/totals',
+    body: '',
+    user: own.user,
+    hops: 0,
+  })
+  const totals =
+    answer.status === 200 ? parseWith(Totals, JSON.parse(answer.body), 'totals') : undefined
   const { nodes, cpus, jobs, activeRequests } = totals ?? NOTHING
   return {
     v: 1,
@@ -35,7 +48,11 @@ export async function statusOf(
     peerId: own.record.peerId,
     roles: own.record.roles,
     version: own.version,
-    root: { name: totals?.root.name ?? null, peerId: totals?.root.peerId ?? null, connected: totals !== undefined },
+    root: {
+      name: totals?.root.name ?? null,
+      peerId: totals?.root.peerId ?? null,
+      connected: totals !== undefined,
+    },
     parents: [...authority.parents()],
     nodes,
     cpus,

@@ -22,7 +22,10 @@ export class Offer {
   isDraining = false
   note = ''
 
-  constructor({ host, log }: { readonly host: HostEnvironment; readonly log: Logger }, capacity: Resources) {
+  constructor(
+    { host, log }: { readonly host: HostEnvironment; readonly log: Logger },
+    capacity: Resources,
+  ) {
     this.#host = host
     this.#log = log
     this.capacity = capacity
@@ -30,7 +33,10 @@ export class Offer {
 
   get environments(): Environment[] {
     const tools = Object.fromEntries(this.#tools)
-    return this.#host.environments.map((environment) => ({ ...environment, tools: { ...environment.tools, ...tools } }))
+    return this.#host.environments.map((environment) => ({
+      ...environment,
+      tools: { ...environment.tools, ...tools },
+    }))
   }
 
   /** Hashes programs that are not known yet, after those that were asked for before; true when something was added. */
@@ -64,7 +70,11 @@ export class WorkerSession {
   #ackSeq = 0
 
   /** `request` asks for a sync to be sent when the connection can take it. */
-  constructor(worker: Worker | undefined, offer: Offer | undefined, request: (make: () => SyncMessage) => void) {
+  constructor(
+    worker: Worker | undefined,
+    offer: Offer | undefined,
+    request: (make: () => SyncMessage) => void,
+  ) {
     this.#worker = worker
     this.#offer = offer
     this.#request = request

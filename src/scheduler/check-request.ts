@@ -8,21 +8,39 @@ export function checkGraph(graph: Graph): void {
   if (byName.size !== graph.derivations.length)
     throw new MeshError('MESH0203', `graph "${graph.name}" has two derivations of one name`)
   for (const name of graph.wanted)
-    if (!byName.has(name)) throw new MeshError('MESH0206', `graph "${graph.name}" asks for "${name}", which it does not define`)
+    if (!byName.has(name))
+      throw new MeshError(
+        'MESH0206',
+        `graph "${graph.name}" asks for "${name}", which it does not define`,
+      )
   for (const derivation of graph.derivations) {
     if ((derivation.builder === BUILTIN_FETCH) !== (derivation.fetch !== undefined))
-      throw new MeshError('MESH0203', `derivation "${derivation.name}": builder ${BUILTIN_FETCH} and "fetch" go together`)
+      throw new MeshError(
+        'MESH0203',
+        `derivation "${derivation.name}": builder ${BUILTIN_FETCH} and "fetch" go together`,
+      )
     if (derivation.needs.cpus.max < derivation.needs.cpus.min)
-      throw new MeshError('MESH0203', `derivation "${derivation.name}": needs.cpus has max ${derivation.needs.cpus.max} below min ${derivation.needs.cpus.min}`)
-    for (const inputs of [derivation.inputs, ...derivation.variants.map((variant) => variant.inputs)]) {
+      throw new MeshError(
+        'MESH0203',
+        `derivation "${derivation.name}": needs.cpus has max ${derivation.needs.cpus.max} below min ${derivation.needs.cpus.min}`,
+      )
+    for (const inputs of [
+      derivation.inputs,
+      ...derivation.variants.map((variant) => variant.inputs),
+    ]) {
       for (const input of Object.values(inputs)) {
         if (input.kind !== 'output') continue
         if (byName.get(input.derivation)?.outputs.includes(input.output) !== true)
-          throw new MeshError('MESH0206', `derivation "${derivation.name}" takes ${input.derivation}.${input.output}, which does not exist`)
+          throw new MeshError(
+            'MESH0206',
+            `derivation "${derivation.name}" takes ${input.derivation}.${input.output}, which does not exist`,
+          )
       }
     }
   }
-  const missing = new Map(graph.derivations.map((derivation) => [derivation.name, dependenciesOf(derivation).length]))
+  const missing = new Map(
+    graph.derivations.map((derivation) => [derivation.name, dependenciesOf(derivation).length]),
+  )
   const dependents = new Map<string, string[]>()
   for (const derivation of graph.derivations)
     for (const name of dependenciesOf(derivation)) {
@@ -42,5 +60,8 @@ export function checkGraph(graph: Graph): void {
   }
   if (ordered === graph.derivations.length) return
   const circle = [...missing].filter(([, count]) => count > 0).map(([name]) => name)
-  throw new MeshError('MESH0204', `these derivations depend on each other in a circle: ${circle.slice(0, 10).join(', ')}`)
+  throw new MeshError(
+    'MESH0204',
+    `these derivations depend on each other in a circle: ${circle.slice(0, 10).join(', ')}`,
+  )
 }

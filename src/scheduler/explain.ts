@@ -1,7 +1,15 @@
 /** Why a step waits: one code and sentence from the state, and the whole matrix when asked. */
 import type { WaitReason, NodeEntry, Step } from './model.ts'
 import { isLive } from './model.ts'
-import { describeMisfit, formatBytes, mayEverStart, requirementOf, verdictsOf, type Requirement, type Verdict } from './match.ts'
+import { formatSize } from '../base/units.ts'
+import {
+  describeMisfit,
+  mayEverStart,
+  requirementOf,
+  verdictsOf,
+  type Requirement,
+  type Verdict,
+} from './match.ts'
 import type { Scheduler } from './scheduler.ts'
 
 export interface Explanation {
@@ -38,16 +46,23 @@ export function reasonOf(scheduler: Scheduler, step: Step, nowMs: number): WaitR
   const possible = nodes.filter((node) => mayEverStart(requirement, node))
   if (possible.length === 0) {
     if (nowMs < scheduler.recoveringUntilMs)
-      return { class: 'recovery', text: 'the mesh has just restarted; its nodes are still coming back' }
+      return {
+        class: 'recovery',
+        text: 'the mesh has just restarted; its nodes are still coming back',
+      }
     return unsatisfiableReason(requirement, nodes)
   }
   const present = possible.filter((node) => node.connected && node.state === 'ready')
   if (present.length === 0) {
     const names = possible.map((node) => `${node.record.name} (${node.state})`)
-    return { class: 'away', text: `waiting, not failed: no matching node is there: ${listSome(names)}` }
+    return {
+      class: 'away',
+      text: `waiting, not failed: no matching node is there: ${listSome(names)}`,
+    }
   }
   const queue = scheduler.queues.of(job)
-  const position = queue === undefined ? 0 : queue.items.length - queue.items.findIndex((item) => item.job === job)
+  const position =
+    queue === undefined ? 0 : queue.items.length - queue.items.findIndex((item) => item.job === job)
   const count = queue?.items.length ?? 0
   return {
     class: 'busy',
@@ -59,10 +74,18 @@ function inputsReason(step: Step): WaitReason {
   const missing = step.dependencies.filter((dependency) => dependency.phase !== 'done')
   const named = missing.map((dependency) => {
     const attempt = dependency.job?.attempts.find(isLive)
-    const where = attempt === undefined ? dependency.phase === 'open' ? 'waiting' : 'not started' : `running on ${attempt.node.name}`
+    const where =
+      attempt === undefined
+        ? dependency.phase === 'open'
+          ? 'waiting'
+          : 'not started'
+        : `running on ${attempt.node.name}`
     return `${dependency.derivation.name} (${dependency.id}, ${where})`
   })
-  return { class: 'inputs', text: `waiting for ${missing.length === 1 ? 'input' : `${missing.length} inputs`} ${listSome(named)}` }
+  return {
+    class: 'inputs',
+    text: `waiting for ${missing.length === 1 ? 'input' : `${missing.length} inputs`} ${listSome(named)}`,
+  }
 }
 
 function unsatisfiableReason(requirement: Requirement, nodes: readonly NodeEntry[]): WaitReason {
@@ -74,14 +97,18 @@ function unsatisfiableReason(requirement: Requirement, nodes: readonly NodeEntry
 /** Every node against every requirement of the step, and what its user can do. */
 export function explain(scheduler: Scheduler, step: Step, nowMs: number): Explanation {
   const reason = reasonOf(scheduler, step, nowMs)
-  const requirement = requirementOf(step.job !== undefined && step.job.waiters.size > 0 ? step.job.waiters : [step])
+  const requirement = requirementOf(
+    step.job !== undefined && step.job.waiters.size > 0 ? step.job.waiters : [step],
+  )
   const nodes = [...scheduler.nodes.values()]
     .filter((node) => node.environments.length > 0 || node.record.roles.includes('worker'))
     .map((node) => ({ node, verdicts: verdictsOf(requirement, node, step.job) }))
   const fixes: string[] = []
   if (reason?.class === 'unsatisfiable') fixes.push(...unsatisfiableFixes(step, requirement, nodes))
   if (reason?.class === 'rebind')
-    fixes.push('bring back a node with the userland that the request began with, or cancel and submit it again')
+    fixes.push(
+      'bring back a node with the userland that the request began with, or cancel and submit it again',
+    )
   if (reason?.class === 'away') fixes.push('start one of the nodes that are away')
   return {
     reason,
@@ -100,13 +127,27 @@ function unsatisfiableFixes(
   const fixes: string[] = []
   const where = step.derivation.where === undefined ? '' : `  (${step.derivation.where})`
   const fails = (name: string): boolean =>
-    nodes.length > 0 && nodes.every(({ verdicts }) => verdicts.some((verdict) => verdict.requirement === name && !verdict.ok && verdict.permanent))
-  const most = (amount: (node: NodeEntry) => number): number => Math.max(0, ...nodes.map(({ node }) => amount(node)))
-  if (fails('memory')) fixes.push(`lower needs.memory to ${formatBytes(most((node) => node.capacity.memoryBytes))} or less${where}`)
-  if (fails('cpus')) fixes.push(`lower needs.cpus to ${most((node) => node.capacity.cpus)} or less${where}`)
-  if (fails('disk')) fixes.push(`lower needs.disk to ${formatBytes(most((node) => node.capacity.diskBytes))} or less${where}`)
+    nodes.length > 0 &&
+    nodes.every(({ verdicts }) =>
+      verdicts.some((verdict) => verdict.requirement === name && !verdict.ok && verdict.permanent),
+    )
+  const most = (amount: (node: NodeEntry) => number): number =>
+    Math.max(0, ...nodes.map(({ node }) => amount(node)))
+  if (fails('memory'))
+    fixes.push(
+      `lower needs.memory to ${formatSize(most((node) => node.capacity.memoryBytes))} or less${where}`,
+    )
+  if (fails('cpus'))
+    fixes.push(`lower needs.cpus to ${most((node) => node.capacity.cpus)} or less${where}`)
+  if (fails('disk'))
+    fixes.push(
+      `lower needs.disk to ${formatSize(most((node) => node.capacity.diskBytes))} or less${where}`,
+    )
   if (fails('isolation')) fixes.push(`set sealed = false, if a build without walls will do${where}`)
-  if (fails('system')) fixes.push(`add a machine of ${requirement.hosts.join(' or ')}, or a "when" block for a machine that is there${where}`)
+  if (fails('system'))
+    fixes.push(
+      `add a machine of ${requirement.hosts.join(' or ')}, or a "when" block for a machine that is there${where}`,
+    )
   fixes.push('add a machine:  mesh-node --role worker --parent MULTIADDR')
   return fixes
 }
@@ -126,11 +167,15 @@ function summaryOf(step: Step, reason: WaitReason | undefined): string {
     case 'blocked':
     case 'open': {
       const attempt = step.job?.attempts.find(isLive)
-      return attempt === undefined ? `${name} is about to start` : `${name} does not wait: it is ${attempt.state} on ${attempt.node.name}`
+      return attempt === undefined
+        ? `${name} is about to start`
+        : `${name} does not wait: it is ${attempt.state} on ${attempt.node.name}`
     }
   }
 }
 
 function listSome(names: readonly string[]): string {
-  return names.length <= 3 ? names.join(', ') : `${names.slice(0, 3).join(', ')} and ${names.length - 3} more`
+  return names.length <= 3
+    ? names.join(', ')
+    : `${names.slice(0, 3).join(', ')} and ${names.length - 3} more`
 }

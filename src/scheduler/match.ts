@@ -2,7 +2,14 @@
  * What a job requires, held against what a node has: one list of checks, used both to grant and to
  * explain, so that the two can never disagree.
  */
-import { BASE_TOOLS, toolOf, userlandFor, type Environment, type Userland } from '../wire/environment.ts'
+import { formatSize } from '../base/units.ts'
+import {
+  BASE_TOOLS,
+  toolOf,
+  userlandFor,
+  type Environment,
+  type Userland,
+} from '../wire/environment.ts'
 import { BUILTIN_FETCH, hostsOf } from '../wire/derivation.ts'
 import type { Job, NodeEntry, Step } from './model.ts'
 
@@ -34,10 +41,15 @@ export interface Verdict {
 }
 
 /** Programs whose contents belong to the job's fingerprint beyond BASE_TOOLS: the declared ones and its builder. */
-export function toolsOf(derivation: { readonly tools: readonly string[]; readonly builder: string }): string[] {
+function toolsOf(derivation: {
+  readonly tools: readonly string[]
+  readonly builder: string
+}): string[] {
   const tools = new Set(derivation.tools)
-  const program = /^(?:\/usr)?\/bin\/([A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,63})$/.exec(derivation.builder)?.[1] ?? derivation.builder
-  if (/^[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,63}$/.test(program)) tools.add(program)
+  const program =
+    /^(?:\/usr)?\/bin\/([A-Za-z0-9_+][A-Za-z0-9_+.-]{0,63})$/.exec(derivation.builder)?.[1] ??
+    derivation.builder
+  if (/^[A-Za-z0-9_+][A-Za-z0-9_+.-]{0,63}$/.test(program)) tools.add(program)
   for (const tool of BASE_TOOLS) tools.delete(tool)
   return [...tools].toSorted()
 }
@@ -77,12 +89,18 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     memoryBytes,
     diskBytes,
   }
-  return { ...parts, bindings, key: JSON.stringify([parts, [...bindings].toSorted(([a], [b]) => (a < b ? -1 : 1))]) }
+  return {
+    ...parts,
+    bindings,
+    key: JSON.stringify([parts, [...bindings].toSorted(([a], [b]) => (a < b ? -1 : 1))]),
+  }
 }
 
 /** All that is known of two userlands that do not contradict each other; its tools are sorted. */
 export function mergeUserlands(a: Userland | undefined, b: Userland): Userland {
-  const tools = Object.entries({ ...a?.tools, ...b.tools }).toSorted(([left], [right]) => (left < right ? -1 : 1))
+  const tools = Object.entries({ ...a?.tools, ...b.tools }).toSorted(([left], [right]) =>
+    left < right ? -1 : 1,
+  )
   return { base: b.base, tools: Object.fromEntries(tools) }
 }
 
@@ -96,7 +114,9 @@ export function mayShareRun(a: Step, b: Step): boolean {
 
 /** Whether the node has, or may turn out to have, just this userland. */
 export function mayHaveUserland(node: NodeEntry, system: string, userland: Userland): boolean {
-  return node.environments.some((environment) => environment.system === system && sameUserland(userland, environment) !== false)
+  return node.environments.some(
+    (environment) => environment.system === system && sameUserland(userland, environment) !== false,
+  )
 }
 
 /** The environment of the node that the job would run in: the strongest that serves it. */
@@ -105,7 +125,8 @@ export function environmentFor(requirement: Requirement, node: NodeEntry): Envir
   for (const environment of node.environments) {
     if (!servesSystem(requirement, environment)) continue
     if (requirement.sealed && environment.isolation === 'process') continue
-    if (best === undefined || (best.isolation === 'process' && environment.isolation !== 'process')) best = environment
+    if (best === undefined || (best.isolation === 'process' && environment.isolation !== 'process'))
+      best = environment
   }
   return best
 }
@@ -132,16 +153,34 @@ function sameUserland(want: Userland, have: Userland): boolean | undefined {
  */
 export function verdictsOf(requirement: Requirement, node: NodeEntry, job?: Job): Verdict[] {
   const verdicts: Verdict[] = []
-  const check = (requirementText: string, want: string, have: string, ok: boolean, permanent: boolean): void => {
+  const check = (
+    requirementText: string,
+    want: string,
+    have: string,
+    ok: boolean,
+    permanent: boolean,
+  ): void => {
     verdicts.push({ requirement: requirementText, want, have, ok, permanent })
   }
   const systems = [...new Set(node.environments.map((environment) => environment.system))]
   const serving = node.environments.filter((environment) => servesSystem(requirement, environment))
-  check('system', requirement.hosts.join(' or '), systems.join(', ') || 'none', serving.length > 0, true)
+  check(
+    'system',
+    requirement.hosts.join(' or '),
+    systems.join(', ') || 'none',
+    serving.length > 0,
+    true,
+  )
   const environment = environmentFor(requirement, node)
   if (requirement.sealed) {
-    const isolations = new Set((serving.length > 0 ? serving : node.environments).map(({ isolation }) => isolation))
-    const strongest = isolations.has('namespace') ? 'namespace' : isolations.has('process') ? 'process' : 'none'
+    const isolations = new Set(
+      (serving.length > 0 ? serving : node.environments).map(({ isolation }) => isolation),
+    )
+    const strongest = isolations.has('namespace')
+      ? 'namespace'
+      : isolations.has('process')
+        ? 'process'
+        : 'none'
     check('isolation', 'namespace', strongest, strongest === 'namespace', true)
   }
   for (const feature of requirement.features) {
@@ -152,17 +191,44 @@ export function verdictsOf(requirement: Requirement, node: NodeEntry, job?: Job)
   const free = freeOf(node)
   checkAmount(check, 'cpus', requirement.cpusMin, node.capacity.cpus, free.cpus, String)
   if (requirement.memoryBytes > 0)
-    checkAmount(check, 'memory', requirement.memoryBytes, node.capacity.memoryBytes, free.memoryBytes, formatBytes)
+    checkAmount(
+      check,
+      'memory',
+      requirement.memoryBytes,
+      node.capacity.memoryBytes,
+      free.memoryBytes,
+      formatSize,
+    )
   if (requirement.diskBytes > 0)
-    checkAmount(check, 'disk', requirement.diskBytes, node.capacity.diskBytes, free.diskBytes, formatBytes)
-  if (job !== undefined && job.avoid.has(node.peerId)) check('not failed here', 'yes', 'it failed here before', false, false)
+    checkAmount(
+      check,
+      'disk',
+      requirement.diskBytes,
+      node.capacity.diskBytes,
+      free.diskBytes,
+      formatSize,
+    )
+  if (job !== undefined && job.avoid.has(node.peerId))
+    check('not failed here', 'yes', 'it failed here before', false, false)
   // What a node that has just come back had before holds until its first message, but is not built on.
   const isTold = !node.connected || node.ackSeq > 0
-  check('state', 'ready', isTold ? node.state : 'just connected', isTold && node.state === 'ready', false)
+  check(
+    'state',
+    'ready',
+    isTold ? node.state : 'just connected',
+    isTold && node.state === 'ready',
+    false,
+  )
   return verdicts
 }
 
-type Check = (requirement: string, want: string, have: string, ok: boolean, permanent: boolean) => void
+type Check = (
+  requirement: string,
+  want: string,
+  have: string,
+  ok: boolean,
+  permanent: boolean,
+) => void
 
 function checkUserland(requirement: Requirement, environment: Environment, check: Check): void {
   for (const tool of requirement.tools) {
@@ -175,10 +241,22 @@ function checkUserland(requirement: Requirement, environment: Environment, check
   if (bound === undefined) return
   const same = sameUserland(bound, environment)
   const differing = Object.keys(bound.tools).find(
-    (tool) => toolOf(environment, tool) !== undefined && toolOf(environment, tool) !== bound.tools[tool],
+    (tool) =>
+      toolOf(environment, tool) !== undefined && toolOf(environment, tool) !== bound.tools[tool],
   )
-  const have = same === true ? 'the same' : same === undefined ? 'not probed yet' : `another (${differing ?? 'os, libc or compiler'} differs)`
-  check('userland', `the one of the request (${bound.base.slice(0, 8)})`, have, same === true, same === false)
+  const have =
+    same === true
+      ? 'the same'
+      : same === undefined
+        ? 'not probed yet'
+        : `another (${differing ?? 'os, libc or compiler'} differs)`
+  check(
+    'userland',
+    `the one of the request (${bound.base.slice(0, 8)})`,
+    have,
+    same === true,
+    same === false,
+  )
 }
 
 function checkAmount(
@@ -190,7 +268,9 @@ function checkAmount(
   format: (amount: number) => string,
 ): void {
   const permanent = capacity < want
-  const have = permanent ? `${format(capacity)} in all` : `${format(free)} of ${format(capacity)} free`
+  const have = permanent
+    ? `${format(capacity)} in all`
+    : `${format(free)} of ${format(capacity)} free`
   check(name, `>= ${format(want)}`, have, free >= want, permanent)
 }
 
@@ -204,7 +284,8 @@ export function freeOf(node: NodeEntry): { cpus: number; memoryBytes: number; di
 
 /** Whether the job can start on the node now, its earlier failures there aside. */
 export function canStart(requirement: Requirement, node: NodeEntry): boolean {
-  if (node.state !== 'ready' || node.capacity.cpus - node.allocated.cpus < requirement.cpusMin) return false
+  if (node.state !== 'ready' || node.capacity.cpus - node.allocated.cpus < requirement.cpusMin)
+    return false
   return verdictsOf(requirement, node).every((verdict) => verdict.ok)
 }
 
@@ -221,11 +302,16 @@ export function describeMisfit(
   let best: { node: NodeEntry; failing: readonly Verdict[] } | undefined
   for (const node of nodes) {
     if (node.environments.length === 0) continue
-    const failing = verdictsOf(requirement, node).filter((verdict) => !verdict.ok && verdict.permanent)
+    const failing = verdictsOf(requirement, node).filter(
+      (verdict) => !verdict.ok && verdict.permanent,
+    )
     if (best === undefined || failing.length < best.failing.length) best = { node, failing }
   }
-  if (best === undefined) return { text: 'no node of the mesh builds anything: no worker has joined yet', lacks: [] }
-  const values = best.failing.map((verdict) => `${verdict.requirement} ${verdict.want} asked, ${verdict.have}`)
+  if (best === undefined)
+    return { text: 'no node of the mesh builds anything: no worker has joined yet', lacks: [] }
+  const values = best.failing.map(
+    (verdict) => `${verdict.requirement} ${verdict.want} asked, ${verdict.have}`,
+  )
   return {
     text: `no node matches; closest is ${best.node.record.name}: ${values.join('; ')}`,
     lacks: best.failing.map((verdict) => verdict.requirement),
@@ -235,24 +321,16 @@ export function describeMisfit(
 /** The userland that a job's fingerprint and its requests' binding are made from; null for fetches. */
 export function userlandOfJob(requirement: Requirement, environment: Environment): Userland | null {
   if (requirement.isFetch) return null
-  return userlandFor({ base: environment.base, tools: environment.tools }, requirement.tools) ?? null
+  return (
+    userlandFor({ base: environment.base, tools: environment.tools }, requirement.tools) ?? null
+  )
 }
 
 /** Whether a result made with `userland` may be mixed into a request bound to `bound`. */
 export function fitsBinding(userland: Userland | null, bound: Userland | undefined): boolean {
   if (userland === null || bound === undefined) return true
   if (userland.base !== bound.base) return false
-  return Object.entries(userland.tools).every(([tool, digest]) => [undefined, digest].includes(toolOf(bound, tool)))
-}
-
-/** `1.5 GiB`: at most one decimal, binary units. */
-export function formatBytes(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']
-  let value = bytes
-  let unit = 0
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024
-    unit += 1
-  }
-  return `${Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`
+  return Object.entries(userland.tools).every(([tool, digest]) =>
+    [undefined, digest].includes(toolOf(bound, tool)),
+  )
 }

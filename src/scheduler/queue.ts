@@ -13,7 +13,7 @@ export interface Rank {
   readonly index: number
 }
 
-export function rankOf(job: Job): Rank {
+function rankOf(job: Job): Rank {
   let priority = 0
   let height = 0
   let seq = Number.MAX_SAFE_INTEGER
@@ -60,7 +60,10 @@ export class Queues {
   /** Puts a waiting job where it belongs now; it leaves the place that it had. */
   put(job: Job): void {
     const requirement = requirementOf(job.waiters)
-    const key = job.avoid.size === 0 ? requirement.key : `${requirement.key} ${[...job.avoid].toSorted().join()}`
+    const key =
+      job.avoid.size === 0
+        ? requirement.key
+        : `${requirement.key} ${[...job.avoid].toSorted().join()}`
     const rank = rankOf(job)
     const before = this.#items.get(job)
     if (before !== undefined && job.queue === key && compareRank(before.rank, rank) === 0) return

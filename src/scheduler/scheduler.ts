@@ -39,19 +39,27 @@ import {
   userlandOfJob,
   type Requirement,
 } from './match.ts'
-import { isLive, REWINDS_MAX, type Attempt, type Job, type NodeEntry, type Request, type Step } from './model.ts'
+import {
+  isLive,
+  REWINDS_MAX,
+  type Attempt,
+  type Job,
+  type NodeEntry,
+  type Request,
+  type Step,
+} from './model.ts'
 import { compareRank, Queues, type Queue } from './queue.ts'
 import { State } from './state.ts'
 
 /** Requests that are not finished; over it a submit answers "try later". */
-export const ACTIVE_REQUESTS_MAX = 10_000
+const ACTIVE_REQUESTS_MAX = 10_000
 /** Finished requests and steps that are kept for `mesh jobs`; the oldest request goes first. */
-export const FINISHED_REQUESTS_MAX = 10_000
+const FINISHED_REQUESTS_MAX = 10_000
 export const FINISHED_STEPS_MAX = 10_000
 /** Nodes that are remembered; over it the one away for longest goes. */
 export const NODES_MAX = 10_000
 /** A job that nobody needs any more is ended after this. */
-export const ABANDON_MS = 2_000
+const ABANDON_MS = 2_000
 /** What a node that has gone silent gets before its leases end, since it may only be reconnecting. */
 export const DISCONNECT_GRACE_MS = 10_000
 /** After a restart nothing that ran before is given up for this long. */
@@ -61,7 +69,7 @@ export const WAIT_MS_MAX = 24 * 3600 * 1000
 /** Waits after the first, second ... failure of the infrastructure. */
 const RETRY_MS = [250, 1_000, 4_000, 15_000] as const
 /** A full re-match, as insurance against a lost wake-up. */
-export const SWEEP_MS = 5_000
+const SWEEP_MS = 5_000
 
 /** The fingerprint of fetches: they depend on no userland. */
 const FETCH_FINGERPRINT = sha256('mesh builtin:fetch v1')
@@ -82,7 +90,12 @@ export type Event =
   | { type: 'node-up'; record: PeerRecord; version: NodeEntry['version']; boot: string }
   | { type: 'node-down'; peerId: string; note: string }
   /** `results` are the opened results of `message.finished` whose signatures hold. */
-  | { type: 'sync'; peerId: string; message: SyncMessage; results: ReadonlyMap<string, ActionResult> }
+  | {
+      type: 'sync'
+      peerId: string
+      message: SyncMessage
+      results: ReadonlyMap<string, ActionResult>
+    }
   | { type: 'looked-up'; job: string; results: readonly ActionResult[] }
   | { type: 'tick' }
 
@@ -152,7 +165,8 @@ export class Scheduler {
         for (const attempt of job.attempts)
           if (isLive(attempt)) attempt.leaseUntilMs = moment.nowMs + RECOVERY_MS
         const isRebuild = job.rebuild || [...job.waiters].some((step) => step.rebuild)
-        if (job.phase === 'lookup' && !isRebuild) this.#effects.push({ type: 'lookup', job: job.id, key: job.key })
+        if (job.phase === 'lookup' && !isRebuild)
+          this.#effects.push({ type: 'lookup', job: job.id, key: job.key })
         else if (job.phase !== 'leased') this.#enqueue(job)
         if (job.waiters.size === 0) this.#abandon(job)
       }
@@ -216,7 +230,8 @@ export class Scheduler {
   nextDeadlineMs(): number | undefined {
     let next = Number.POSITIVE_INFINITY
     for (const node of this.nodes.values())
-      for (const attempt of node.attempts) if (isLive(attempt)) next = Math.min(next, attempt.leaseUntilMs)
+      for (const attempt of node.attempts)
+        if (isLive(attempt)) next = Math.min(next, attempt.leaseUntilMs)
     for (const job of this.#delayed) next = Math.min(next, job.notBeforeMs)
     for (const job of this.#abandoned) next = Math.min(next, (job.abandonedAtMs ?? 0) + ABANDON_MS)
     if (this.state.openJobs.size > 0) next = Math.min(next, this.#lastSweepMs + SWEEP_MS)
@@ -249,8 +264,12 @@ export class Scheduler {
     }
     for (const { requirement } of this.queues.all)
       for (const environment of node.environments)
-        for (const tool of [...requirement.tools, ...Object.keys(requirement.bindings.get(environment.system)?.tools ?? {})])
-          if (toolOf(environment, tool) === undefined && tools.size < TOOLS_WANTED_MAX) tools.add(tool)
+        for (const tool of [
+          ...requirement.tools,
+          ...Object.keys(requirement.bindings.get(environment.system)?.tools ?? {}),
+        ])
+          if (toolOf(environment, tool) === undefined && tools.size < TOOLS_WANTED_MAX)
+            tools.add(tool)
     const known = (id: string): Attempt | undefined => this.state.attempts.get(id)
     const isOver = (id: string): boolean => {
       const attempt = known(id)
@@ -300,13 +319,24 @@ export class Scheduler {
     const { request } = step
     if (step.phase !== 'blocked' || request.state !== 'active') return
     if (step.dependencies.some((dependency) => dependency.phase !== 'done')) return
-    const resolved = resolveDerivation(step.derivation, (name, output) => request.steps.get(name)?.outputs?.[output])
+    const resolved = resolveDerivation(
+      step.derivation,
+      (name, output) => request.steps.get(name)?.outputs?.[output],
+    )
     if (resolved === undefined) return
     const key = jobKey(resolved)
-    const existing = [...(this.state.openJobs.get(key) ?? [])].find((job) => this.#canJoin(step, job))
+    const existing = [...(this.state.openJobs.get(key) ?? [])].find((job) =>
+      this.#canJoin(step, job),
+    )
     const runs = step.earlier.length + (step.job === undefined ? 0 : 1)
     const id = existing?.id ?? (runs === 0 ? step.id : derivedId('j', `${step.id}/${runs}`))
-    this.#fact({ type: 'joined', request: request.wire.id, derivation: step.derivation.name, job: id, key })
+    this.#fact({
+      type: 'joined',
+      request: request.wire.id,
+      derivation: step.derivation.name,
+      job: id,
+      key,
+    })
     const job = this.state.jobs.get(id)
     if (job === undefined) return
     this.#effects.push({ type: 'step', step })
@@ -329,12 +359,16 @@ export class Scheduler {
 
   /** Whether the step may wait at the job: the same look-up rule, userlands that may be mixed, and no asking for too much. */
   #canJoin(step: Step, job: Job): boolean {
-    if (job.phase === 'closed' || (step.rebuild && !job.rebuild && job.phase === 'lookup')) return false
+    if (job.phase === 'closed' || (step.rebuild && !job.rebuild && job.phase === 'lookup'))
+      return false
     if (![...job.waiters].every((other) => mayShareRun(step, other))) return false
-    if (job.phase !== 'leased') return this.#isPossible([...job.waiters, step]) || !this.#isPossible([step])
+    if (job.phase !== 'leased')
+      return this.#isPossible([...job.waiters, step]) || !this.#isPossible([step])
     return job.attempts.filter(isLive).every(({ userland, system }) => {
       const isBound = step.request.bindings.has(system)
-      return !isBound || (fitsStep(userland, system, step) && this.#isServed(step, system, userland))
+      return (
+        !isBound || (fitsStep(userland, system, step) && this.#isServed(step, system, userland))
+      )
     })
   }
 
@@ -342,7 +376,8 @@ export class Scheduler {
   #isServed(step: Step, system: string, userland: Userland | null): boolean {
     if (userland === null) return true
     const merged = mergeUserlands(step.request.bindings.get(system), userland)
-    for (const node of this.nodes.values()) if (node.connected && mayHaveUserland(node, system, merged)) return true
+    for (const node of this.nodes.values())
+      if (node.connected && mayHaveUserland(node, system, merged)) return true
     return false
   }
 
@@ -361,14 +396,19 @@ export class Scheduler {
       const bound = request.bindings.get(system)
       assert(fitsBinding(userland, bound), `${request.wire.id} is bound to another userland`)
       const merged = mergeUserlands(bound, userland)
-      if (bound !== undefined && Object.keys(merged.tools).length === Object.keys(bound.tools).length) continue
+      if (
+        bound !== undefined &&
+        Object.keys(merged.tools).length === Object.keys(bound.tools).length
+      )
+        continue
       this.#fact({ type: 'bound', request: request.wire.id, system, userland: merged })
       changed.push(request)
     }
     // Their other waiting jobs move to nodes that match. Only now: on the way steps may join other runs.
     for (const request of changed)
       for (const { phase, job } of request.steps.values())
-        if (phase === 'open' && job?.phase === 'waiting' && job.queue !== undefined) this.#enqueue(job)
+        if (phase === 'open' && job?.phase === 'waiting' && job.queue !== undefined)
+          this.#enqueue(job)
   }
 
   #close(request: Request, state: 'done' | 'failed' | 'cancelled'): void {
@@ -384,7 +424,8 @@ export class Scheduler {
     })
     this.#active -= 1
     for (const job of jobs) this.#left(job)
-    for (const step of request.steps.values()) if (step.phase === 'cancelled') this.#effects.push({ type: 'step', step })
+    for (const step of request.steps.values())
+      if (step.phase === 'cancelled') this.#effects.push({ type: 'step', step })
     this.#effects.push({ type: 'request', request })
     this.#evict()
   }
@@ -401,15 +442,24 @@ export class Scheduler {
     const { state } = this
     for (const request of state.finished) {
       const { size } = state.finished
-      if (size <= 1 || (size <= FINISHED_REQUESTS_MAX && state.finishedStepCount <= FINISHED_STEPS_MAX)) return
+      if (
+        size <= 1 ||
+        (size <= FINISHED_REQUESTS_MAX && state.finishedStepCount <= FINISHED_STEPS_MAX)
+      )
+        return
       this.#fact({ type: 'evicted', request: request.wire.id })
     }
   }
 
-  #failStep(step: Step, failure: Failure): void {
+  #failStep(step: Step, reason: Failure): void {
     if (step.phase !== 'open' && step.phase !== 'blocked') return
     const job = step.job
-    this.#fact({ type: 'failed', request: step.request.wire.id, derivation: step.derivation.name, failure })
+    this.#fact({
+      type: 'failed',
+      request: step.request.wire.id,
+      derivation: step.derivation.name,
+      failure: reason,
+    })
     if (job !== undefined) this.#left(job)
     this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
     this.#closeIfSettled(step.request)
@@ -425,7 +475,11 @@ export class Scheduler {
   /** The step goes back to wait for its inputs; its job, if nobody else needs it, is given up. */
   #reopen(step: Step): void {
     const job = step.job
-    this.#fact({ type: 'reopened', request: step.request.wire.id, derivation: step.derivation.name })
+    this.#fact({
+      type: 'reopened',
+      request: step.request.wire.id,
+      derivation: step.derivation.name,
+    })
     if (job !== undefined) this.#left(job)
     this.#closeIfSettled(step.request)
   }
@@ -434,7 +488,11 @@ export class Scheduler {
   #rewind(producer: Step, what: string): boolean {
     if (producer.rewinds >= REWINDS_MAX) return false
     const wasActive = producer.request.state === 'active'
-    this.#fact({ type: 'rewound', request: producer.request.wire.id, derivation: producer.derivation.name })
+    this.#fact({
+      type: 'rewound',
+      request: producer.request.wire.id,
+      derivation: producer.derivation.name,
+    })
     if (!wasActive) this.#active += 1
     this.#notice(
       producer.request,
@@ -449,7 +507,10 @@ export class Scheduler {
     const step = this.state.requests.get(requestId)?.steps.get(derivation)
     if (step === undefined || step.phase !== 'done' || step.request.state === 'cancelled') return
     if (this.#rewind(step, 'asked for after the request was done')) return
-    this.#notice(step.request, `an output of ${derivation} was lost again and is not built more than ${REWINDS_MAX} times`)
+    this.#notice(
+      step.request,
+      `an output of ${derivation} was lost again and is not built more than ${REWINDS_MAX} times`,
+    )
   }
 
   // ---- cache
@@ -463,9 +524,13 @@ export class Scheduler {
     )
     const isLiveUserland = ({ userland, builder }: ActionResult): boolean =>
       [...job.waiters].every((step) => this.#isServed(step, builder.system, userland))
-    const hasWorkers = [...this.nodes.values()].some((node) => node.connected && node.environments.length > 0)
+    const hasWorkers = [...this.nodes.values()].some(
+      (node) => node.connected && node.environments.length > 0,
+    )
     // Binding a request to a userland that no machine has any more would strand what is not cached.
-    const chosen = usable.find(isLiveUserland) ?? (hasWorkers ? usable.find((result) => result.userland === null) : usable[0])
+    const chosen =
+      usable.find(isLiveUserland) ??
+      (hasWorkers ? usable.find((result) => result.userland === null) : usable[0])
     if (chosen === undefined) {
       job.waitingSinceMs = this.#moment.nowMs
       this.#enqueue(job)
@@ -496,7 +561,8 @@ export class Scheduler {
         )
         // What has not started yet takes the new ones.
         for (const dependent of step.dependents)
-          if (dependent.phase === 'open' && dependent.job?.phase !== 'leased') this.#reopen(dependent)
+          if (dependent.phase === 'open' && dependent.job?.phase !== 'leased')
+            this.#reopen(dependent)
       }
       this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
       for (const dependent of step.dependents) this.#open(dependent)
@@ -539,7 +605,14 @@ export class Scheduler {
       if (this.#isPossible([step])) {
         if (job.waiters.size > 1) this.#part(step)
       } else if (step.request.wire.noWait && this.#moment.nowMs >= this.recoveringUntilMs) {
-        this.#failStep(step, failure(step, 'MESH0301', describeMisfit(requirementOf([step]), [...this.nodes.values()]).text))
+        this.#failStep(
+          step,
+          failure(
+            step,
+            'MESH0301',
+            describeMisfit(requirementOf([step]), [...this.nodes.values()]).text,
+          ),
+        )
       }
     }
   }
@@ -551,7 +624,9 @@ export class Scheduler {
 
   #plan(): void {
     for (;;) {
-      let best: { queue: Queue; node: NodeEntry; item: NonNullable<ReturnType<Queues['head']>> } | undefined
+      let best:
+        | { queue: Queue; node: NodeEntry; item: NonNullable<ReturnType<Queues['head']>> }
+        | undefined
       for (const queue of [...this.queues.all]) {
         const item = this.queues.head(queue)
         if (item === undefined) continue
@@ -572,7 +647,12 @@ export class Scheduler {
     const { requirement } = queue
     const isAvoidable =
       queue.avoid.size > 0 &&
-      [...this.nodes.values()].some((node) => node.state === 'ready' && !queue.avoid.has(node.peerId) && mayEverStart(requirement, node))
+      [...this.nodes.values()].some(
+        (node) =>
+          node.state === 'ready' &&
+          !queue.avoid.has(node.peerId) &&
+          mayEverStart(requirement, node),
+      )
     for (const node of this.nodes.values()) {
       if (!node.connected || !canStart(requirement, node)) continue
       if (isAvoidable && queue.avoid.has(node.peerId)) continue
@@ -589,7 +669,11 @@ export class Scheduler {
     const environment = environmentFor(requirement, node)
     if (environment === undefined) return
     const userland = userlandOfJob(requirement, environment)
-    const action = makeAction(job.resolved, environment.system, fingerprintFor(requirement.isFetch, environment, requirement.tools))
+    const action = makeAction(
+      job.resolved,
+      environment.system,
+      fingerprintFor(requirement.isFetch, environment, requirement.tools),
+    )
     const cpus = Math.max(requirement.cpusMin, Math.min(requirement.cpusMax, freeOf(node).cpus))
     const n = job.attempts.length + 1
     this.#fact({
@@ -623,7 +707,8 @@ export class Scheduler {
     const fingerprint =
       userland === null
         ? FETCH_FINGERPRINT
-        : (fingerprintOf({ system, ...userland }, Object.keys(userland.tools).toSorted()) ?? FETCH_FINGERPRINT)
+        : (fingerprintOf({ system, ...userland }, Object.keys(userland.tools).toSorted()) ??
+          FETCH_FINGERPRINT)
     return makeAction(job.resolved, system, fingerprint)
   }
 
@@ -638,7 +723,11 @@ export class Scheduler {
   /** Gives the reservation back once the attempt holds no lease, and the node neither runs it nor may be about to. */
   #release(node: NodeEntry, attempt: Attempt): void {
     if (isLive(attempt)) return
-    if (node.connected && (node.running.has(attempt.id) || (!attempt.confirmed && attempt.sentSeq > node.heardSeq))) return
+    if (
+      node.connected &&
+      (node.running.has(attempt.id) || (!attempt.confirmed && attempt.sentSeq > node.heardSeq))
+    )
+      return
     if (!node.attempts.delete(attempt)) return
     node.allocated.cpus -= attempt.cpus
     node.allocated.memoryBytes -= attempt.memoryBytes
@@ -709,7 +798,11 @@ export class Scheduler {
     if (this.nodes.size < NODES_MAX) return
     let longest: NodeEntry | undefined
     for (const node of this.nodes.values())
-      if (!node.connected && node.attempts.size === 0 && node.disconnectedAtMs < (longest?.disconnectedAtMs ?? Number.POSITIVE_INFINITY))
+      if (
+        !node.connected &&
+        node.attempts.size === 0 &&
+        node.disconnectedAtMs < (longest?.disconnectedAtMs ?? Number.POSITIVE_INFINITY)
+      )
         longest = node
     if (longest !== undefined) this.nodes.delete(longest.peerId)
   }
@@ -722,7 +815,10 @@ export class Scheduler {
     node.note = note
     node.disconnectedAtMs = this.#moment.nowMs
     for (const attempt of node.attempts) {
-      attempt.leaseUntilMs = Math.min(attempt.leaseUntilMs, this.#moment.nowMs + DISCONNECT_GRACE_MS)
+      attempt.leaseUntilMs = Math.min(
+        attempt.leaseUntilMs,
+        this.#moment.nowMs + DISCONNECT_GRACE_MS,
+      )
       this.#release(node, attempt)
     }
     this.#refreshWaiting()
@@ -746,20 +842,28 @@ export class Scheduler {
     node.finished.clear()
     for (const finished of message.finished) node.finished.set(finished.attempt, finished)
 
-    for (const finished of message.finished) this.#finish(node, finished, results.get(finished.attempt))
+    for (const finished of message.finished)
+      this.#finish(node, finished, results.get(finished.attempt))
     for (const running of message.running) this.#stillRuns(node, running)
     for (const attempt of [...node.attempts]) {
       if (isLive(attempt)) {
         attempt.leaseUntilMs = nowMs + LEASE_MS + LEASE_SLACK_MS
         const isTold = node.running.has(attempt.id) || node.finished.has(attempt.id)
         // It was told of the grant and does not know it: the process that held it is gone.
-        const wasTold = attempt.confirmed || (attempt.sentSeq > 0 && attempt.sentSeq <= message.ackSeq)
-        if (!isTold && wasTold) this.#endAttempt(attempt, 'lost', `${node.record.name} was restarted and no longer runs it`)
+        const wasTold =
+          attempt.confirmed || (attempt.sentSeq > 0 && attempt.sentSeq <= message.ackSeq)
+        if (!isTold && wasTold)
+          this.#endAttempt(
+            attempt,
+            'lost',
+            `${node.record.name} was restarted and no longer runs it`,
+          )
       }
       this.#release(node, attempt)
     }
     this.#effects.push({ type: 'desired', peerId })
-    if (wasState !== node.state || hadEnvironments !== node.environments.length) this.#refreshWaiting()
+    if (wasState !== node.state || hadEnvironments !== node.environments.length)
+      this.#refreshWaiting()
   }
 
   #stillRuns(node: NodeEntry, running: SyncMessage['running'][number]): void {
@@ -771,7 +875,8 @@ export class Scheduler {
     if (attempt.state === 'lost' && job.waiters.size > 0 && this.#fitsWaiters(attempt)) {
       // Given up and found again: of two runs the one that began first is expected to end first.
       for (const other of job.attempts)
-        if (isLive(other)) this.#endAttempt(other, 'superseded', `${node.record.name} was found to run it already`)
+        if (isLive(other))
+          this.#endAttempt(other, 'superseded', `${node.record.name} was found to run it already`)
       this.#fact({ type: 'adopted', attempt: attempt.id })
       this.#bind(job.waiters, attempt.system, attempt.userland)
       for (const step of job.waiters) this.#effects.push({ type: 'step', step })
@@ -786,7 +891,9 @@ export class Scheduler {
 
   /** Whether the attempt's userland is that of all who wait for the job now; a late one was begun for others. */
   #fitsWaiters(attempt: Attempt): boolean {
-    return [...attempt.job.waiters].every((step) => fitsStep(attempt.userland, attempt.system, step))
+    return [...attempt.job.waiters].every((step) =>
+      fitsStep(attempt.userland, attempt.system, step),
+    )
   }
 
   // ---- ends of attempts
@@ -825,7 +932,10 @@ export class Scheduler {
     attempt.confirmed = true
     const { outcome } = finished
     const isLate = !isLive(attempt)
-    if (isLate && (attempt.state !== 'lost' || attempt.job.phase === 'closed' || !this.#fitsWaiters(attempt))) {
+    if (
+      isLate &&
+      (attempt.state !== 'lost' || attempt.job.phase === 'closed' || !this.#fitsWaiters(attempt))
+    ) {
       if (result !== undefined && outcome.kind === 'built') this.#compare(attempt, result)
       return
     }
@@ -845,7 +955,8 @@ export class Scheduler {
         if (!isLate) this.#missing(attempt, finished, outcome)
         return
       case 'infrastructure':
-        if (!isLate) this.#endAttempt(attempt, 'lost', `${outcome.code}: ${outcome.message}`, finished)
+        if (!isLate)
+          this.#endAttempt(attempt, 'lost', `${outcome.code}: ${outcome.message}`, finished)
         return
       case 'cancelled':
         if (!isLate) this.#endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished)
@@ -864,11 +975,22 @@ export class Scheduler {
       expected.every((name) => result.outputs[name] !== undefined) &&
       Object.keys(result.outputs).length === expected.length
     if (!isHonest) {
-      if (isLive(attempt)) this.#endAttempt(attempt, 'lost', `${attempt.node.name} sent a result that is not valid for this attempt`, finished)
+      if (isLive(attempt))
+        this.#endAttempt(
+          attempt,
+          'lost',
+          `${attempt.node.name} sent a result that is not valid for this attempt`,
+          finished,
+        )
       return
     }
     if (finished.outcome.kind === 'built')
-      this.#effects.push({ type: 'commit', peerId: attempt.node.peerId, result, signed: finished.outcome.result })
+      this.#effects.push({
+        type: 'commit',
+        peerId: attempt.node.peerId,
+        result,
+        signed: finished.outcome.result,
+      })
     this.#endAttempt(attempt, 'done', null, finished)
     for (const other of job.attempts)
       if (isLive(other)) this.#endAttempt(other, 'superseded', `${attempt.node.name} was first`)
@@ -878,8 +1000,15 @@ export class Scheduler {
   /** A result that came second: equal ones are ignored, a different one is told. */
   #compare(attempt: Attempt, result: ActionResult): void {
     for (const step of attempt.job.shownBy)
-      if (step.outputs !== undefined && step.action === result.action && !sameOutputs(step.outputs, result.outputs))
-        this.#notice(step.request, `${step.derivation.name} is not reproducible: ${attempt.node.name} got other outputs than those that are used`)
+      if (
+        step.outputs !== undefined &&
+        step.action === result.action &&
+        !sameOutputs(step.outputs, result.outputs)
+      )
+        this.#notice(
+          step.request,
+          `${step.derivation.name} is not reproducible: ${attempt.node.name} got other outputs than those that are used`,
+        )
   }
 
   #buildFailed(
@@ -893,7 +1022,8 @@ export class Scheduler {
     for (const other of job.attempts)
       if (isLive(other)) this.#endAttempt(other, 'superseded', `${attempt.node.name} was first`)
     for (const step of waiters) {
-      if (outcome.limit !== undefined && ownLimit(step, outcome.limit.name) > outcome.limit.value) continue
+      if (outcome.limit !== undefined && ownLimit(step, outcome.limit.name) > outcome.limit.value)
+        continue
       this.#failStep(step, {
         job: step.id,
         name: step.derivation.name,
@@ -903,7 +1033,8 @@ export class Scheduler {
         logTail: outcome.logTail,
       })
     }
-    if (job.phase !== 'closed' && job.waiters.size > 0 && !job.attempts.some(isLive)) this.#enqueue(job)
+    if (job.phase !== 'closed' && job.waiters.size > 0 && !job.attempts.some(isLive))
+      this.#enqueue(job)
   }
 
   #missing(
@@ -925,12 +1056,18 @@ export class Scheduler {
     for (const { step, producers } of rewinds) {
       this.#reopen(step)
       if (step.phase !== 'blocked') continue
-      const hopeless = producers.find((producer) => producer.phase === 'done' && !this.#rewind(producer, outcome.message))
+      const hopeless = producers.find(
+        (producer) => producer.phase === 'done' && !this.#rewind(producer, outcome.message),
+      )
       if (hopeless === undefined) this.#open(step)
       else
         this.#failStep(
           step,
-          failure(step, 'MESH0506', `${outcome.message}; ${hopeless.derivation.name} was built again ${hopeless.rewinds} times`),
+          failure(
+            step,
+            'MESH0506',
+            `${outcome.message}; ${hopeless.derivation.name} was built again ${hopeless.rewinds} times`,
+          ),
         )
     }
     if (isSource) this.#endAttempt(attempt, 'lost', `MESH0501: ${outcome.message}`, finished)
@@ -939,14 +1076,22 @@ export class Scheduler {
   /** Queues the job again after a failure of the infrastructure, or fails it after too many. */
   #retry(job: Job, error: string): void {
     if (job.phase === 'closed' || job.attempts.some(isLive)) return
-    const code = error.startsWith('MESH0501') ? 'MESH0501' : error.startsWith('MESH0504') ? 'MESH0504' : 'MESH0505'
+    const code = error.startsWith('MESH0501')
+      ? 'MESH0501'
+      : error.startsWith('MESH0504')
+        ? 'MESH0504'
+        : 'MESH0505'
     for (const step of [...job.waiters]) {
       if (job.infraFailures <= step.derivation.run.retries) continue
       const tried = `${job.infraFailures} attempts failed, the last one: ${error}`
-      this.#failStep(step, failure(step, code, `${step.derivation.name} could not be run: ${tried}`))
+      this.#failStep(
+        step,
+        failure(step, code, `${step.derivation.name} could not be run: ${tried}`),
+      )
     }
     if (job.waiters.size === 0) return
-    job.notBeforeMs = this.#moment.nowMs + (RETRY_MS[Math.min(job.infraFailures, RETRY_MS.length) - 1] ?? 0)
+    job.notBeforeMs =
+      this.#moment.nowMs + (RETRY_MS[Math.min(job.infraFailures, RETRY_MS.length) - 1] ?? 0)
     job.waitingSinceMs = this.#moment.nowMs
     this.#enqueue(job)
   }
@@ -963,7 +1108,8 @@ export class Scheduler {
     for (const job of [...this.#abandoned]) {
       if (nowMs < (job.abandonedAtMs ?? 0) + ABANDON_MS) continue
       this.#abandoned.delete(job)
-      for (const attempt of job.attempts) if (isLive(attempt)) this.#endAttempt(attempt, 'cancelled', 'nobody needs it any more')
+      for (const attempt of job.attempts)
+        if (isLive(attempt)) this.#endAttempt(attempt, 'cancelled', 'nobody needs it any more')
     }
     for (const job of [...this.#delayed]) {
       if (job.notBeforeMs > nowMs) continue
@@ -977,7 +1123,10 @@ export class Scheduler {
       for (const { job } of [...queue.items])
         if (job.phase === 'waiting' && nowMs - job.waitingSinceMs >= WAIT_MS_MAX)
           for (const step of [...job.waiters])
-            this.#failStep(step, failure(step, 'MESH0302', `${step.derivation.name} waited 24 hours for a node`))
+            this.#failStep(
+              step,
+              failure(step, 'MESH0302', `${step.derivation.name} waited 24 hours for a node`),
+            )
     this.#refreshWaiting()
   }
 
@@ -991,7 +1140,8 @@ export class Scheduler {
     const orphans: Attempt[] = []
     for (const jobs of this.state.openJobs.values())
       for (const job of jobs)
-        for (const attempt of job.attempts) if (isLive(attempt) && !this.nodes.has(attempt.node.peerId)) orphans.push(attempt)
+        for (const attempt of job.attempts)
+          if (isLive(attempt) && !this.nodes.has(attempt.node.peerId)) orphans.push(attempt)
     return orphans
   }
 
@@ -1000,7 +1150,8 @@ export class Scheduler {
     for (const queue of [...this.queues.all]) {
       if ([...this.nodes.values()].some((node) => mayEverStart(queue.requirement, node))) continue
       for (const { job } of [...queue.items]) {
-        const mayChange = job.waiters.size > 1 || [...job.waiters].some((step) => step.request.wire.noWait)
+        const mayChange =
+          job.waiters.size > 1 || [...job.waiters].some((step) => step.request.wire.noWait)
         if (mayChange && job.phase === 'waiting') this.#enqueue(job)
       }
     }
@@ -1013,7 +1164,11 @@ function failure(step: Step, code: string, message: string): Failure {
   return { job: step.id, name: step.derivation.name, code, message, node: null, logTail: '' }
 }
 
-function fingerprintFor(isFetch: boolean, environment: Parameters<typeof fingerprintOf>[0], tools: readonly string[]): Digest {
+function fingerprintFor(
+  isFetch: boolean,
+  environment: Parameters<typeof fingerprintOf>[0],
+  tools: readonly string[],
+): Digest {
   return (isFetch ? undefined : fingerprintOf(environment, tools)) ?? FETCH_FINGERPRINT
 }
 
@@ -1057,14 +1212,20 @@ function fitsStep(userland: Userland | null, system: string, step: Step): boolea
 
 /** Whether the step, as its inputs are now, is still what `key` stands for. */
 function isResolvedTo(step: Step, key: Digest): boolean {
-  const resolved = resolveDerivation(step.derivation, (name, output) => step.request.steps.get(name)?.outputs?.[output])
+  const resolved = resolveDerivation(
+    step.derivation,
+    (name, output) => step.request.steps.get(name)?.outputs?.[output],
+  )
   return resolved !== undefined && jobKey(resolved) === key
 }
 
 /** The steps whose outputs are the lost inputs of `step`; undefined when one of them is a source. */
 function producersOf(step: Step, lost: ReadonlySet<Digest>): Step[] | undefined {
   const producers = new Set<Step>()
-  for (const inputs of [step.derivation.inputs, ...step.derivation.variants.map((variant) => variant.inputs)]) {
+  for (const inputs of [
+    step.derivation.inputs,
+    ...step.derivation.variants.map((variant) => variant.inputs),
+  ]) {
     for (const input of Object.values(inputs)) {
       if (input.kind === 'entry') {
         if (input.entry.kind !== 'symlink' && lost.has(input.entry.digest)) return undefined
@@ -1072,13 +1233,22 @@ function producersOf(step: Step, lost: ReadonlySet<Digest>): Step[] | undefined 
       }
       const producer = step.request.steps.get(input.derivation)
       const output = producer?.outputs?.[input.output]
-      if (producer !== undefined && output !== undefined && output.kind !== 'symlink' && lost.has(output.digest)) producers.add(producer)
+      if (
+        producer !== undefined &&
+        output !== undefined &&
+        output.kind !== 'symlink' &&
+        lost.has(output.digest)
+      )
+        producers.add(producer)
     }
   }
   return producers.size === 0 ? undefined : [...producers]
 }
 
-function sameOutputs(a: Readonly<Record<string, Parameters<typeof sameEntry>[0]>>, b: typeof a): boolean {
+function sameOutputs(
+  a: Readonly<Record<string, Parameters<typeof sameEntry>[0]>>,
+  b: typeof a,
+): boolean {
   const names = Object.keys(a)
   return (
     names.length === Object.keys(b).length &&
@@ -1089,4 +1259,3 @@ function sameOutputs(a: Readonly<Record<string, Parameters<typeof sameEntry>[0]>
     })
   )
 }
-

@@ -11,7 +11,7 @@ import type { Fact, RequestWire } from '../wire/facts.ts'
 import { isLive, type Attempt, type Job, type Request, type Step } from './model.ts'
 
 /** The id that people use for a derivation of a request. */
-export function stepId(request: string, derivation: string): string {
+function stepId(request: string, derivation: string): string {
   return derivedId('j', `${request}/${derivation}`)
 }
 
@@ -80,7 +80,9 @@ export class State {
     for (const step of request.steps.values()) this.steps.set(step.id, step)
   }
 
-  #changeRequest(fact: Extract<Fact, { type: 'detachable' | 'bound' | 'noticed' | 'closed' }>): void {
+  #changeRequest(
+    fact: Extract<Fact, { type: 'detachable' | 'bound' | 'noticed' | 'closed' }>,
+  ): void {
     const request = this.requests.get(fact.request)
     if (request === undefined) return
     switch (fact.type) {
@@ -200,7 +202,8 @@ export class State {
     attempt.endedAtWall = fact.atWall
     const job = attempt.job
     for (const waiter of job.waiters)
-      for (const source of ['peer', 'mirror', 'local'] as const) waiter.request.bytes[source] += fact.bytes[source]
+      for (const source of ['peer', 'mirror', 'local'] as const)
+        waiter.request.bytes[source] += fact.bytes[source]
     if (fact.state === 'lost') {
       job.infraFailures += 1
       job.avoid.add(attempt.node.peerId)
@@ -251,7 +254,9 @@ export class State {
 
   /** The step waits for its inputs again; it is skipped when one of them has failed meanwhile. */
   #block(step: Step): void {
-    const isHopeless = step.dependencies.some(({ phase }) => phase === 'failed' || phase === 'skipped')
+    const isHopeless = step.dependencies.some(
+      ({ phase }) => phase === 'failed' || phase === 'skipped',
+    )
     this.#settle(step, isHopeless ? 'skipped' : 'blocked')
     if (isHopeless) this.#skipDependents(step)
   }
@@ -383,6 +388,7 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
     }
   }
   for (const step of topological([...steps.values()]).toReversed())
-    step.height = 1 + step.dependents.reduce((height, dependent) => Math.max(height, dependent.height), 0)
+    step.height =
+      1 + step.dependents.reduce((height, dependent) => Math.max(height, dependent.height), 0)
   return request
 }

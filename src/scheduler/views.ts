@@ -1,6 +1,14 @@
 /** What people see of the state: jobs, requests, nodes and reasons, in the form of the API. Pure. */
 import { ERRORS, EXIT, isErrorCode } from '../base/errors.ts'
-import type { AttemptView, JobState, JobView, NodeState, NodeView, RequestView, Why } from '../wire/api.ts'
+import type {
+  AttemptView,
+  JobState,
+  JobView,
+  NodeState,
+  NodeView,
+  RequestView,
+  Why,
+} from '../wire/api.ts'
 import type { Entry } from '../wire/tree.ts'
 import { explain, reasonOf } from './explain.ts'
 import { isLive, type Attempt, type NodeEntry, type Request, type Step } from './model.ts'
@@ -63,14 +71,24 @@ export function jobView(scheduler: Scheduler, step: Step, moment: Moment): JobVi
     state: jobState(step),
     cached: step.cached,
     ...(why === undefined ? {} : { why }),
-    attempts: attemptsOf(step).map((attempt, at) => Object.assign(attemptView(attempt), { n: at + 1 })),
+    attempts: attemptsOf(step).map((attempt, at) =>
+      Object.assign(attemptView(attempt), { n: at + 1 }),
+    ),
     rewinds: step.rewinds,
   }
 }
 
 /** `ownerName` is this node; the times are by its clock. */
 export function requestView(request: Request, ownerName: string, moment: Moment): RequestView {
-  const counts = { total: request.steps.size, built: 0, cached: 0, failed: 0, cancelled: 0, running: 0, waiting: 0 }
+  const counts = {
+    total: request.steps.size,
+    built: 0,
+    cached: 0,
+    failed: 0,
+    cancelled: 0,
+    running: 0,
+    waiting: 0,
+  }
   let serialMs = 0
   let ranLocally = 0
   const failures = []
@@ -106,12 +124,20 @@ export function requestView(request: Request, ownerName: string, moment: Moment)
     if (step?.phase === 'done' && step.outputs !== undefined) outputs[name] = step.outputs
   }
   const isActive = request.state === 'active'
-  const rootBytes = isActive ? Math.max(0, moment.ownBlobBytes - request.rootBytesBefore) : request.rootBytes
+  const rootBytes = isActive
+    ? Math.max(0, moment.ownBlobBytes - request.rootBytesBefore)
+    : request.rootBytes
   return {
     id: request.wire.id,
     name: request.wire.graph.name,
     user: request.wire.user,
-    state: isActive ? (counts.running + counts.built > 0 ? 'running' : 'waiting') : request.state === 'active' ? 'running' : request.state,
+    state: isActive
+      ? counts.running + counts.built > 0
+        ? 'running'
+        : 'waiting'
+      : request.state === 'active'
+        ? 'running'
+        : request.state,
     accepted: 'owned',
     owner: ownerName,
     detachable: request.detachable,
@@ -120,7 +146,11 @@ export function requestView(request: Request, ownerName: string, moment: Moment)
     counts,
     outputs,
     bytes: { ...request.bytes, root: rootBytes },
-    wallMs: Math.max(0, (isActive ? moment.wallMs : (request.endedAtWall ?? moment.wallMs)) - request.wire.submittedAtWall),
+    wallMs: Math.max(
+      0,
+      (isActive ? moment.wallMs : (request.endedAtWall ?? moment.wallMs)) -
+        request.wire.submittedAtWall,
+    ),
     serialMs,
     ranLocally,
     failures,
@@ -158,9 +188,15 @@ export function nodeView(node: NodeEntry, parentName: string): NodeView {
   }
 }
 
-export function whyView(scheduler: Scheduler, step: Step, moment: Moment, onlyNode: string | undefined): Why {
+export function whyView(
+  scheduler: Scheduler,
+  step: Step,
+  moment: Moment,
+  onlyNode: string | undefined,
+): Why {
   const { reason, summary, waitedMs, nodes, fixes } = explain(scheduler, step, moment.nowMs)
-  const shown = onlyNode === undefined ? nodes : nodes.filter(({ node }) => node.record.name === onlyNode)
+  const shown =
+    onlyNode === undefined ? nodes : nodes.filter(({ node }) => node.record.name === onlyNode)
   return {
     v: 1,
     job: step.id,
@@ -170,7 +206,11 @@ export function whyView(scheduler: Scheduler, step: Step, moment: Moment, onlyNo
     class: reason?.class ?? null,
     summary,
     waitedMs: Math.round(waitedMs),
-    nodes: shown.map(({ node, verdicts }) => ({ node: node.record.name, state: node.state, verdicts: [...verdicts] })),
+    nodes: shown.map(({ node, verdicts }) => ({
+      node: node.record.name,
+      state: node.state,
+      verdicts: [...verdicts],
+    })),
     etaMs: null,
     fixes: [...fixes],
     asOf: iso(moment.wallMs),
@@ -197,6 +237,7 @@ export function totals(scheduler: Scheduler): {
   for (const open of scheduler.state.openJobs.values())
     for (const job of open) jobs[job.attempts.some(isLive) ? 'running' : 'waiting'] += 1
   let activeRequests = 0
-  for (const request of scheduler.state.requests.values()) if (request.state === 'active') activeRequests += 1
+  for (const request of scheduler.state.requests.values())
+    if (request.state === 'active') activeRequests += 1
   return { nodes, cpus, jobs, activeRequests }
 }

@@ -8,12 +8,18 @@
 import { z } from 'zod'
 import { decodeCanonical, encodeObject } from './cbor.ts'
 import { DigestBytes, sha256, type Digest } from './digest.ts'
-import { ARGS_MAX, ARG_BYTES_MAX, INPUTS_MAX, OUTPUTS_MAX, type ResolvedDerivation } from './derivation.ts'
+import {
+  ARGS_MAX,
+  ARG_BYTES_MAX,
+  INPUTS_MAX,
+  OUTPUTS_MAX,
+  type ResolvedDerivation,
+} from './derivation.ts'
 import { OutputName, System, text, VariableName } from './names.ts'
 import { compareNames, EntryWire, type Entry } from './tree.ts'
 
 export const BUILD_ROOT = '/build'
-export const WORK_DIRECTORY = '/build/work'
+const WORK_DIRECTORY = '/build/work'
 
 /** Canonical absolute path: no empty, `.` or `..` segment. */
 const AbsolutePath = text(4096).refine(
@@ -24,14 +30,20 @@ const AbsolutePath = text(4096).refine(
 const Action = z
   .object({
     v: z.literal(1),
-    argv: z.array(text(ARG_BYTES_MAX)).min(1).max(ARGS_MAX + 1),
+    argv: z
+      .array(text(ARG_BYTES_MAX))
+      .min(1)
+      .max(ARGS_MAX + 1),
     /** Without MESH_*: those may differ between nodes. */
     env: z.record(VariableName, text(ARG_BYTES_MAX)),
     cwd: AbsolutePath,
     /** Sorted by path bytes; no path lies in another. */
     inputs: z.array(z.tuple([AbsolutePath, EntryWire])).max(INPUTS_MAX),
     /** Sorted by name. */
-    outputs: z.array(z.tuple([OutputName, AbsolutePath])).min(1).max(OUTPUTS_MAX),
+    outputs: z
+      .array(z.tuple([OutputName, AbsolutePath]))
+      .min(1)
+      .max(OUTPUTS_MAX),
     system: System,
     /** Digest of the host's userland (or, later, of an image). */
     fingerprint: DigestBytes,
@@ -40,7 +52,10 @@ const Action = z
     /** Only for `builtin:fetch`: the digest that the output must have. */
     fetch: DigestBytes.optional(),
   })
-  .refine(({ inputs }) => !overlaps(inputs.map(([path]) => path)), 'input paths are unsorted or overlap')
+  .refine(
+    ({ inputs }) => !overlaps(inputs.map(([path]) => path)),
+    'input paths are unsorted or overlap',
+  )
 export type Action = z.infer<typeof Action>
 
 /** True when the list is not strictly sorted, or when one path lies in another. */
@@ -90,7 +105,10 @@ export function makeAction(
     placed.push([path, entry])
     if (!name.includes('.')) env[name] = path
   }
-  const outputs = resolved.outputs.map((name): [string, string] => [name, `${BUILD_ROOT}/out/${name}`])
+  const outputs = resolved.outputs.map((name): [string, string] => [
+    name,
+    `${BUILD_ROOT}/out/${name}`,
+  ])
   for (const [name, path] of outputs) env[name] = path
   return {
     v: 1,

@@ -54,16 +54,35 @@ export type Submission = z.infer<typeof Submission>
 const count = z.int().min(0)
 const iso = z.string()
 
-export const JOB_STATES = ['waiting', 'leased', 'running', 'done', 'failed', 'cancelled'] as const
+const JOB_STATES = ['waiting', 'leased', 'running', 'done', 'failed', 'cancelled'] as const
 export const JobState = z.enum(JOB_STATES)
 export type JobState = z.infer<typeof JobState>
 
 /** Why a job waits, in one code. */
-export const WAIT_CLASSES = ['inputs', 'lookup', 'busy', 'unsatisfiable', 'away', 'rebind', 'recovery', 'retry'] as const
+const WAIT_CLASSES = [
+  'inputs',
+  'lookup',
+  'busy',
+  'unsatisfiable',
+  'away',
+  'rebind',
+  'recovery',
+  'retry',
+] as const
 export const WaitClass = z.enum(WAIT_CLASSES)
 export type WaitClass = z.infer<typeof WaitClass>
 
-export const ATTEMPT_STATES = ['leased', 'fetching', 'building', 'uploading', 'done', 'failed', 'lost', 'cancelled', 'superseded'] as const
+const ATTEMPT_STATES = [
+  'leased',
+  'fetching',
+  'building',
+  'uploading',
+  'done',
+  'failed',
+  'lost',
+  'cancelled',
+  'superseded',
+] as const
 export const AttemptState = z.enum(ATTEMPT_STATES)
 export type AttemptState = z.infer<typeof AttemptState>
 
@@ -116,9 +135,9 @@ export const Failure = z.object({
 })
 export type Failure = z.infer<typeof Failure>
 
-export const REQUEST_STATES = ['waiting', 'running', 'done', 'failed', 'cancelled'] as const
-export const RequestState = z.enum(REQUEST_STATES)
-export type RequestState = z.infer<typeof RequestState>
+const REQUEST_STATES = ['waiting', 'running', 'done', 'failed', 'cancelled'] as const
+const RequestState = z.enum(REQUEST_STATES)
+type RequestState = z.infer<typeof RequestState>
 
 export const Bytes = z.object({ peer: count, mirror: count, local: count, root: count })
 export type Bytes = z.infer<typeof Bytes>
@@ -174,7 +193,7 @@ export type Event = z.infer<typeof Event>
 
 const ResourcesJson = z.object({ cpus: count, memoryBytes: count, diskBytes: count })
 
-export const NODE_STATES = ['ready', 'draining', 'lost', 'sleeping', 'waking', 'broken'] as const
+const NODE_STATES = ['ready', 'draining', 'lost', 'sleeping', 'waking', 'broken'] as const
 export const NodeState = z.enum(NODE_STATES)
 export type NodeState = z.infer<typeof NodeState>
 
@@ -201,8 +220,14 @@ export const Status = z.object({
   peerId: PeerId,
   roles: z.array(Role),
   version: z.string(),
-  root: z.object({ name: z.string().nullable(), peerId: z.string().nullable(), connected: z.boolean() }),
-  parents: z.array(z.object({ address: z.string(), connected: z.boolean(), error: z.string().nullable() })),
+  root: z.object({
+    name: z.string().nullable(),
+    peerId: z.string().nullable(),
+    connected: z.boolean(),
+  }),
+  parents: z.array(
+    z.object({ address: z.string(), connected: z.boolean(), error: z.string().nullable() }),
+  ),
   nodes: z.record(NodeState, count),
   cpus: z.object({ total: count, busy: count }),
   jobs: z.object({ waiting: count, running: count }),
@@ -213,7 +238,7 @@ export const Status = z.object({
 })
 export type Status = z.infer<typeof Status>
 
-export const Verdict = z.object({
+const Verdict = z.object({
   requirement: z.string(),
   want: z.string(),
   have: z.string(),
@@ -270,4 +295,3 @@ export const Problem = z.object({
   hints: z.array(z.string()).default([]),
 })
 export type Problem = z.infer<typeof Problem>
-

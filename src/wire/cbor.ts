@@ -37,7 +37,10 @@ export function decodeObject<T>(schema: z.ZodType<T>, bytes: Uint8Array, what: s
 /** Like `decodeObject` for hashed objects: also refuses every encoding but the canonical one. */
 export function decodeCanonical<T>(schema: z.ZodType<T>, bytes: Uint8Array, what: string): T {
   if (bytes.byteLength > OBJECT_BYTES_MAX)
-    throw new MeshError('MESH0210', `${what} has ${bytes.byteLength} bytes, the limit is ${OBJECT_BYTES_MAX}`)
+    throw new MeshError(
+      'MESH0210',
+      `${what} has ${bytes.byteLength} bytes, the limit is ${OBJECT_BYTES_MAX}`,
+    )
   const value = decodeObject(schema, bytes, what)
   if (Buffer.compare(encodeObject(schema, value), bytes) !== 0)
     throw new MeshError('MESH0210', `${what} is not in its canonical encoding`)
@@ -49,6 +52,7 @@ export function parseWith<T>(schema: z.ZodType<T>, value: unknown, what: string)
   const result = schema.safeParse(value)
   if (result.success) return result.data
   const issue = result.error.issues[0]
-  const path = issue === undefined || issue.path.length === 0 ? '' : ` at ${issue.path.map(String).join('.')}`
+  const path =
+    issue === undefined || issue.path.length === 0 ? '' : ` at ${issue.path.map(String).join('.')}`
   throw new MeshError('MESH0210', `${what}${path}: ${issue?.message ?? 'malformed'}`)
 }

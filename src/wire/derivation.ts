@@ -7,7 +7,16 @@
 import { z } from 'zod'
 import { encodeObject } from './cbor.ts'
 import { DigestBytes, DigestHex, sha256, type Digest } from './digest.ts'
-import { DerivationName, Feature, InputName, OutputName, System, text, ToolName, VariableName } from './names.ts'
+import {
+  DerivationName,
+  Feature,
+  InputName,
+  OutputName,
+  System,
+  text,
+  ToolName,
+  VariableName,
+} from './names.ts'
 import { EntryWire, EntryJson, type Entry } from './tree.ts'
 
 export const DERIVATIONS_MAX = 20_000
@@ -26,14 +35,23 @@ export type InputRef =
 
 const Env = z.record(VariableName, text(ARG_BYTES_MAX))
 const Args = z.array(text(ARG_BYTES_MAX)).max(ARGS_MAX)
-const ms = z.int().min(1).max(30 * 24 * 3600 * 1000)
+const ms = z
+  .int()
+  .min(1)
+  .max(30 * 24 * 3600 * 1000)
 
 /** What a node must have. Never part of a key: raising memory does not rebuild. */
 export const Needs = z.object({
   /** The job may use from `min` to `max` processors; it starts with what is free in that range. */
   cpus: z.object({ min: z.int().min(1).max(4096), max: z.int().min(1).max(4096) }),
-  memoryBytes: z.int().min(0).max(2 ** 46),
-  diskBytes: z.int().min(0).max(2 ** 50),
+  memoryBytes: z
+    .int()
+    .min(0)
+    .max(2 ** 46),
+  diskBytes: z
+    .int()
+    .min(0)
+    .max(2 ** 50),
   features: z.array(Feature).max(64),
 })
 export type Needs = z.infer<typeof Needs>
@@ -42,7 +60,10 @@ export type Needs = z.infer<typeof Needs>
 export const RunLimits = z.object({
   timeoutMs: ms,
   maxSilentMs: ms,
-  maxLogBytes: z.int().min(1024).max(2 ** 34),
+  maxLogBytes: z
+    .int()
+    .min(1024)
+    .max(2 ** 34),
   /** Retries after a failure of the infrastructure; a failure of the build is never retried. */
   retries: z.int().min(0).max(20),
 })
@@ -61,7 +82,10 @@ export const DEFAULT_LIMITS: RunLimits = {
   retries: 2,
 }
 
-const derivationSchema = <D extends z.ZodType<Digest>, E extends z.ZodType<Entry>>(digest: D, entry: E) => {
+const derivationSchema = <D extends z.ZodType<Digest>, E extends z.ZodType<Entry>>(
+  digest: D,
+  entry: E,
+) => {
   const inputs = z.record(
     InputName,
     z.discriminatedUnion('kind', [
@@ -82,9 +106,7 @@ const derivationSchema = <D extends z.ZodType<Digest>, E extends z.ZodType<Entry
     /** Systems of the machines that may run it. Empty: those equal to `system`, and those of the variants. */
     hosts: z.array(System).max(16),
     /** Extra arguments, environment and inputs by the system of the machine that runs it. */
-    variants: z
-      .array(z.object({ host: System, args: Args, env: Env, inputs }))
-      .max(VARIANTS_MAX),
+    variants: z.array(z.object({ host: System, args: Args, env: Env, inputs })).max(VARIANTS_MAX),
     network: z.boolean(),
     /** Whether it must be built in a private root with nothing undeclared. */
     sealed: z.boolean(),
@@ -100,9 +122,9 @@ const derivationSchema = <D extends z.ZodType<Digest>, E extends z.ZodType<Entry
 }
 
 /** Derivation in messages. */
-export const DerivationWire = derivationSchema(DigestBytes, EntryWire)
+const DerivationWire = derivationSchema(DigestBytes, EntryWire)
 /** Derivation in JSON. */
-export const DerivationJson = derivationSchema(DigestHex, EntryJson)
+const DerivationJson = derivationSchema(DigestHex, EntryJson)
 export type Derivation = z.infer<typeof DerivationWire>
 
 const graphSchema = <D extends z.ZodType<Derivation>>(derivation: D) =>
@@ -141,7 +163,10 @@ export type ResolvedDerivation = z.infer<typeof Resolved>
 export type OutputLookup = (derivation: string, output: string) => Entry | undefined
 
 /** The resolved derivation, or undefined while an input is not known. Pure. */
-export function resolveDerivation(derivation: Derivation, lookup: OutputLookup): ResolvedDerivation | undefined {
+export function resolveDerivation(
+  derivation: Derivation,
+  lookup: OutputLookup,
+): ResolvedDerivation | undefined {
   const inputs = resolveInputs(derivation.inputs, lookup)
   if (inputs === undefined) return undefined
   const variants: ResolvedDerivation['variants'] = []
@@ -189,12 +214,15 @@ export function jobKey(resolved: ResolvedDerivation): Digest {
 export function dependenciesOf(derivation: Derivation): string[] {
   const names = new Set<string>()
   for (const inputs of [derivation.inputs, ...derivation.variants.map((variant) => variant.inputs)])
-    for (const input of Object.values(inputs)) if (input.kind === 'output') names.add(input.derivation)
+    for (const input of Object.values(inputs))
+      if (input.kind === 'output') names.add(input.derivation)
   return [...names]
 }
 
 /** The systems of the machines that may run it; the target itself when nothing else is said. */
-export function hostsOf(derivation: Pick<Derivation, 'hosts' | 'system' | 'variants'>): readonly string[] {
+export function hostsOf(
+  derivation: Pick<Derivation, 'hosts' | 'system' | 'variants'>,
+): readonly string[] {
   if (derivation.hosts.length > 0) return derivation.hosts
   return [...new Set([derivation.system, ...derivation.variants.map((variant) => variant.host)])]
 }

@@ -32,7 +32,8 @@ function asDigest(hex: string): Digest {
 
 export function digestFromBytes(bytes: Uint8Array): Digest {
   const hex = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('hex')
-  if (!isDigest(hex)) throw new MeshError('MESH0210', `a digest has 32 bytes, not ${bytes.byteLength}`)
+  if (!isDigest(hex))
+    throw new MeshError('MESH0210', `a digest has 32 bytes, not ${bytes.byteLength}`)
   return hex
 }
 
@@ -76,10 +77,17 @@ export function parseCid(text: string): { digest: Digest; kind: 'raw' | 'object'
   } catch {
     return undefined // any text may be asked about; not a CID is an answer, not an error
   }
-  if (cid.version !== 1 || cid.multihash.code !== SHA2_256 || cid.multihash.digest.byteLength !== 32)
+  if (
+    cid.version !== 1 ||
+    cid.multihash.code !== SHA2_256 ||
+    cid.multihash.digest.byteLength !== 32
+  )
     return undefined
   if (cid.code !== RAW && cid.code !== DAG_CBOR) return undefined
-  return { digest: digestFromBytes(cid.multihash.digest), kind: cid.code === RAW ? 'raw' : 'object' }
+  return {
+    digest: digestFromBytes(cid.multihash.digest),
+    kind: cid.code === RAW ? 'raw' : 'object',
+  }
 }
 
 /** Digest in JSON and in memory. */
@@ -105,8 +113,7 @@ export interface BlobRef {
 export const BLOB_BYTES_MAX = 2 ** 43
 export const Size = z.int().min(0).max(BLOB_BYTES_MAX)
 
-export const blobRefSchema = <D extends z.ZodType<Digest>>(digest: D) =>
-  z.object({ digest, size: Size })
+const blobRefSchema = <D extends z.ZodType<Digest>>(digest: D) => z.object({ digest, size: Size })
 /** Blob reference on the wire. */
 export const BlobRefWire = blobRefSchema(DigestBytes)
 /** Blob reference in JSON. */

@@ -5,7 +5,7 @@ import { DigestBytes, DigestHex, digestBytes, sha256, type Digest } from './dige
 import { Feature, System, text, ToolName } from './names.ts'
 
 /** How strong the walls are, weakest first. `process` is no wall at all: builds in it are unsealed. */
-export const ISOLATIONS = ['process', 'namespace'] as const
+const ISOLATIONS = ['process', 'namespace'] as const
 export const Isolation = z.enum(ISOLATIONS)
 export type Isolation = z.infer<typeof Isolation>
 
@@ -62,5 +62,12 @@ export function fingerprintOf(
     if (hash === undefined) return undefined
     pairs.push([tool, hash === null ? null : digestBytes(hash)])
   }
-  return sha256(encodeCbor({ v: 1, system: environment.system, base: digestBytes(environment.base), tools: pairs }))
+  return sha256(
+    encodeCbor({
+      v: 1,
+      system: environment.system,
+      base: digestBytes(environment.base),
+      tools: pairs,
+    }),
+  )
 }

@@ -9,7 +9,17 @@ import { Failure, Priority } from './api.ts'
 import { BlobRefWire, DigestBytes } from './digest.ts'
 import { GraphWire } from './derivation.ts'
 import { Isolation, UserlandWire } from './environment.ts'
-import { AttemptId, DerivationName, JobId, NodeName, OutputName, PeerId, RequestId, System, text } from './names.ts'
+import {
+  AttemptId,
+  DerivationName,
+  JobId,
+  NodeName,
+  OutputName,
+  PeerId,
+  RequestId,
+  System,
+  text,
+} from './names.ts'
 import { Usage } from './result.ts'
 import { EntryWire } from './tree.ts'
 
@@ -44,9 +54,20 @@ export const Fact = z.discriminatedUnion('type', [
   /** No further byte is needed from the submitter. */
   z.object({ type: z.literal('detachable'), request: RequestId }),
   /** The request builds for `system` with this userland from now on. */
-  z.object({ type: z.literal('bound'), request: RequestId, system: System, userland: UserlandWire }),
+  z.object({
+    type: z.literal('bound'),
+    request: RequestId,
+    system: System,
+    userland: UserlandWire,
+  }),
   /** The step of `derivation` is resolved and waits at `job`, its own or that of an equal step. */
-  z.object({ type: z.literal('joined'), request: RequestId, derivation: DerivationName, job: JobId, key: DigestBytes }),
+  z.object({
+    type: z.literal('joined'),
+    request: RequestId,
+    derivation: DerivationName,
+    job: JobId,
+    key: DigestBytes,
+  }),
   z.object({
     type: z.literal('granted'),
     job: JobId,
@@ -89,7 +110,12 @@ export const Fact = z.discriminatedUnion('type', [
     log: BlobRefWire.nullable(),
     exitCode: z.int().min(0).max(255),
   }),
-  z.object({ type: z.literal('failed'), request: RequestId, derivation: DerivationName, failure: Failure }),
+  z.object({
+    type: z.literal('failed'),
+    request: RequestId,
+    derivation: DerivationName,
+    failure: Failure,
+  }),
   /** An output of the step was lost; its producer runs again. */
   z.object({ type: z.literal('rewound'), request: RequestId, derivation: DerivationName }),
   /** The step waits for its inputs again, because one of them was lost. */

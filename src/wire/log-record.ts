@@ -33,7 +33,8 @@ export class LogDecoder {
   /** The records that `bytes` completes. */
   push(bytes: Uint8Array): LogRecord[] {
     const records: LogRecord[] = []
-    let buffer = this.#rest.byteLength === 0 ? Buffer.from(bytes) : Buffer.concat([this.#rest, bytes])
+    let buffer =
+      this.#rest.byteLength === 0 ? Buffer.from(bytes) : Buffer.concat([this.#rest, bytes])
     while (buffer.byteLength >= LOG_RECORD_HEAD_BYTES) {
       const stream = STREAMS[buffer.readUInt8(0) - 1]
       const length = buffer.readUInt32BE(5)
@@ -41,7 +42,11 @@ export class LogDecoder {
         throw new RangeError(`malformed log record: stream ${buffer.readUInt8(0)}, ${length} bytes`)
       if (buffer.byteLength < LOG_RECORD_HEAD_BYTES + length) break
       const end = LOG_RECORD_HEAD_BYTES + length
-      records.push({ stream, atMs: buffer.readUInt32BE(1), bytes: buffer.subarray(LOG_RECORD_HEAD_BYTES, end) })
+      records.push({
+        stream,
+        atMs: buffer.readUInt32BE(1),
+        bytes: buffer.subarray(LOG_RECORD_HEAD_BYTES, end),
+      })
       buffer = buffer.subarray(end)
     }
     this.#rest = buffer

@@ -26,7 +26,11 @@ const resultSchema = <
   D extends z.ZodType<Digest>,
   E extends z.ZodType<Entry>,
   B extends z.ZodType<{ digest: Digest; size: number }>,
->(digest: D, entry: E, blob: B) =>
+>(
+  digest: D,
+  entry: E,
+  blob: B,
+) =>
   z.object({
     v: z.literal(1),
     action: digest,
@@ -43,7 +47,7 @@ const resultSchema = <
     endedAtWallMs: z.int().min(0),
   })
 
-export const ActionResultWire = resultSchema(DigestBytes, EntryWire, BlobRefWire)
+const ActionResultWire = resultSchema(DigestBytes, EntryWire, BlobRefWire)
 export const ActionResultJson = resultSchema(DigestHex, EntryJson, BlobRefJson)
 export type ActionResult = z.infer<typeof ActionResultWire>
 
@@ -86,21 +90,33 @@ export function countersignResult(signed: SignedResult, owner: Signer): SignedRe
  * Opens a result whose builder's signature, and owner's where there is one or where `countersigned`
  * asks for one, hold. Throws MESH0210.
  */
-export function openResult(signed: SignedResult, options: { readonly countersigned: boolean }): ActionResult {
+export function openResult(
+  signed: SignedResult,
+  options: { readonly countersigned: boolean },
+): ActionResult {
   const result = decodeCanonical(ActionResultWire, signed.body, 'action result')
   if (signed.builder.peerId !== result.builder.peerId)
-    throw new MeshError('MESH0210', `action result of ${result.builder.peerId} is signed by ${signed.builder.peerId}`)
+    throw new MeshError(
+      'MESH0210',
+      `action result of ${result.builder.peerId} is signed by ${signed.builder.peerId}`,
+    )
   if (!verifyBytes(signed.builder, Buffer.concat([BUILDER_CONTEXT, signed.body])))
     throw new MeshError('MESH0210', `the builder's signature of ${signed.builder.peerId} is wrong`)
   if (signed.owner === undefined) {
     if (options.countersigned) throw new MeshError('MESH0210', 'the result has no countersignature')
-  } else if (!verifyBytes(signed.owner, Buffer.concat([OWNER_CONTEXT, signed.builder.signature, signed.body]))) {
+  } else if (
+    !verifyBytes(
+      signed.owner,
+      Buffer.concat([OWNER_CONTEXT, signed.builder.signature, signed.body]),
+    )
+  ) {
     throw new MeshError('MESH0210', `the owner's signature of ${signed.owner.peerId} is wrong`)
   }
   return result
 }
 
-export const encodeSignedResult = (signed: SignedResult): Uint8Array<ArrayBuffer> => encodeObject(SignedResult, signed)
+export const encodeSignedResult = (signed: SignedResult): Uint8Array<ArrayBuffer> =>
+  encodeObject(SignedResult, signed)
 export const decodeSignedResult = (bytes: Uint8Array): SignedResult =>
   decodeObject(SignedResult, bytes, 'signed result')
 
@@ -121,7 +137,11 @@ export function publicKeyOf(peerId: string): KeyObject {
   const bytes = Buffer.from(base58btc.decode(`z${peerId}`))
   if (bytes.byteLength !== 38 || !bytes.subarray(0, 6).equals(PEER_ID_HEAD))
     throw new MeshError('MESH0210', `${peerId} is not the id of an Ed25519 key`)
-  return createPublicKey({ key: Buffer.concat([SPKI_HEAD, bytes.subarray(6)]), format: 'der', type: 'spki' })
+  return createPublicKey({
+    key: Buffer.concat([SPKI_HEAD, bytes.subarray(6)]),
+    format: 'der',
+    type: 'spki',
+  })
 }
 
 export function peerIdOf(publicKey: Uint8Array): string {

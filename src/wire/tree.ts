@@ -18,7 +18,7 @@ export type Entry =
 
 export const TREE_ENTRIES_MAX = 100_000
 export const TREE_DEPTH_MAX = 128
-export const NAME_BYTES_MAX = 255
+const NAME_BYTES_MAX = 255
 export const TARGET_BYTES_MAX = 4095
 
 const Target = text(TARGET_BYTES_MAX).min(1)
@@ -57,7 +57,10 @@ const Packed = z.object({
     .array(z.tuple([z.string().refine(isSegment, 'not a file name'), EntryWire]))
     .max(TREE_ENTRIES_MAX)
     .refine(
-      (entries) => entries.every(([name], at) => at === 0 || compareNames(entries[at - 1]?.[0] ?? '', name) < 0),
+      (entries) =>
+        entries.every(
+          ([name], at) => at === 0 || compareNames(entries[at - 1]?.[0] ?? '', name) < 0,
+        ),
       'names are not sorted, or not unique',
     ),
 })
@@ -70,7 +73,10 @@ export function compareNames(a: string, b: string): number {
 /** Sorts, checks and encodes. Throws MESH0210 or a ZodError for names that no tree may hold. */
 export function encodeTree(entries: Tree): Uint8Array<ArrayBuffer> {
   const sorted = entries.toSorted((a, b) => compareNames(a.name, b.name))
-  return encodeObject(Packed, { v: 1, entries: sorted.map(({ name, entry }) => [name, entry] as [string, Entry]) })
+  return encodeObject(Packed, {
+    v: 1,
+    entries: sorted.map(({ name, entry }) => [name, entry] as [string, Entry]),
+  })
 }
 
 /** Throws MESH0210 for anything but a canonical tree. */

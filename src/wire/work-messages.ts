@@ -26,7 +26,7 @@ export const LEASE_MS = 20_000
 export const LEASE_SLACK_MS = 5_000
 /** How often each side says something when nothing changes. */
 export const HEARTBEAT_MS = 4_000
-export const ACTION_INLINE_BYTES_MAX = 1024 * 1024
+const ACTION_INLINE_BYTES_MAX = 1024 * 1024
 export const RUNNING_MAX = 4096
 export const TOOLS_WANTED_MAX = 256
 /** The largest JSON body that travels inside one message. */
@@ -82,7 +82,15 @@ export const AttemptOutcome = z.discriminatedUnion('kind', [
   /** The build itself failed: never retried. */
   z.object({
     kind: z.literal('failed'),
-    code: z.enum(['MESH0401', 'MESH0402', 'MESH0403', 'MESH0404', 'MESH0406', 'MESH0407', 'MESH0408']),
+    code: z.enum([
+      'MESH0401',
+      'MESH0402',
+      'MESH0403',
+      'MESH0404',
+      'MESH0406',
+      'MESH0407',
+      'MESH0408',
+    ]),
     message: text(4096),
     exitCode: z.int().min(0).max(255),
     /** Set for MESH0402: the limit and the value at which it was enforced. */
@@ -91,9 +99,17 @@ export const AttemptOutcome = z.discriminatedUnion('kind', [
     logTail: text(16 * 1024),
   }),
   /** An input could not be had: the digests of the input entries. */
-  z.object({ kind: z.literal('missing'), inputs: z.array(DigestBytes).max(10_000), message: text(4096) }),
+  z.object({
+    kind: z.literal('missing'),
+    inputs: z.array(DigestBytes).max(10_000),
+    message: text(4096),
+  }),
   /** Something other than the build failed: retried elsewhere. */
-  z.object({ kind: z.literal('infrastructure'), code: z.enum(['MESH0503', 'MESH0504', 'MESH0505']), message: text(4096) }),
+  z.object({
+    kind: z.literal('infrastructure'),
+    code: z.enum(['MESH0503', 'MESH0504', 'MESH0505']),
+    message: text(4096),
+  }),
   z.object({ kind: z.literal('cancelled') }),
 ])
 export type AttemptOutcome = z.infer<typeof AttemptOutcome>
@@ -184,7 +200,11 @@ export const Call = z.discriminatedUnion('method', [
     failed: z.array(PeerId).max(64),
   }),
   /** Down: fetch these from the peers. Answer: Done. */
-  z.object({ method: z.literal('pull'), entries: z.array(EntryWire).max(10_000), from: z.array(PeerRecord).max(16) }),
+  z.object({
+    method: z.literal('pull'),
+    entries: z.array(EntryWire).max(10_000),
+    from: z.array(PeerRecord).max(16),
+  }),
   /** Down: offer these to a store node. Answer: Done. */
   z.object({ method: z.literal('push'), entries: z.array(EntryWire).max(10_000), to: PeerRecord }),
 ])
@@ -213,7 +233,9 @@ export const WorkMessage = z.discriminatedUnion('type', [
     id: count,
     /** dag-cbor of the answer's schema; null in the last message of a stream. */
     body: z.instanceof(Uint8Array).nullable(),
-    error: z.object({ code: text(16), message: text(16 * 1024), hints: z.array(text(1024)).max(16) }).optional(),
+    error: z
+      .object({ code: text(16), message: text(16 * 1024), hints: z.array(text(1024)).max(16) })
+      .optional(),
     done: z.boolean(),
   }),
   /** The asker no longer wants the answers of `id`. */
@@ -221,4 +243,3 @@ export const WorkMessage = z.discriminatedUnion('type', [
 ])
 export type WorkMessage = z.infer<typeof WorkMessage>
 export type HelloMessage = z.infer<typeof Hello>
-

@@ -5,7 +5,10 @@ import { BoundedQueue } from '../../src/base/bounded-queue.ts'
 
 test('bounded-queue: items come out in the order in which they went in', async () => {
   const queue = new BoundedQueue<number>({ lengthMax: 3 })
-  assert.deepEqual([1, 2, 3, 4].map((item) => queue.push(item)), [true, true, true, false])
+  assert.deepEqual(
+    [1, 2, 3, 4].map((item) => queue.push(item)),
+    [true, true, true, false],
+  )
   assert.deepEqual([await queue.shift(), await queue.shift()], [1, 2])
   assert.equal(queue.push(5), true)
   assert.deepEqual([await queue.shift(), await queue.shift(), queue.length], [3, 5, 0])
@@ -24,7 +27,10 @@ test('bounded-queue: a closed queue gives what it has, then ends', async () => {
   queue.push(1)
   queue.close()
   assert.equal(queue.push(2), false)
-  assert.deepEqual([await queue.shift(), await queue.shift(), await queue.shift()], [1, undefined, undefined])
+  assert.deepEqual(
+    [await queue.shift(), await queue.shift(), await queue.shift()],
+    [1, undefined, undefined],
+  )
 })
 
 test('bounded-queue: closing wakes the reader', async () => {

@@ -7,7 +7,9 @@ import { SimClock } from '../sim/sim-clock.ts'
 async function settled(promise: Promise<unknown>): Promise<string> {
   const waiting = Symbol('waiting')
   try {
-    return (await Promise.race([promise, Promise.resolve(waiting)])) === waiting ? 'waiting' : 'resolved'
+    return (await Promise.race([promise, Promise.resolve(waiting)])) === waiting
+      ? 'waiting'
+      : 'resolved'
   } catch (error) {
     return error instanceof Error ? error.message : String(error)
   }
@@ -64,7 +66,8 @@ test('clock: the time of the machine is in whole milliseconds and does not go ba
 test('sim-clock: events fire in the order of their times, equal ones in that of their making', () => {
   const clock = new SimClock()
   const fired: number[] = []
-  for (const delayMs of [30, 10, 20, 10, 0, 30, 25]) clock.setTimer(delayMs, () => fired.push(delayMs))
+  for (const delayMs of [30, 10, 20, 10, 0, 30, 25])
+    clock.setTimer(delayMs, () => fired.push(delayMs))
   clock.setTimer(15, () => fired.push(-1)).cancel()
   clock.setTimer(12, () => clock.setTimer(1, () => fired.push(13)))
   while (clock.step(clock.nowMs() + 40));

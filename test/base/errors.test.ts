@@ -21,19 +21,34 @@ test('errors: every entry has a short title, an explanation in sentences and a k
 })
 
 test('errors: codes never change their exit', () => {
-  const expected = { MESH0101: 69, MESH0301: 4, MESH0304: 8, MESH0401: 1, MESH0407: 1, MESH0504: 75, MESH0106: 78, MESH0503: 73, MESH0601: 5 } as const
-  for (const [code, exit] of Object.entries(expected)) assert.equal(isErrorCode(code) ? ERRORS[code].exit : undefined, exit, code)
+  const expected = {
+    MESH0101: 69,
+    MESH0301: 4,
+    MESH0304: 8,
+    MESH0401: 1,
+    MESH0407: 1,
+    MESH0504: 75,
+    MESH0106: 78,
+    MESH0503: 73,
+    MESH0601: 5,
+  } as const
+  for (const [code, exit] of Object.entries(expected))
+    assert.equal(isErrorCode(code) ? ERRORS[code].exit : undefined, exit, code)
 })
 
 test('errors: a mesh error carries code, place, hints and cause', () => {
   const cause = new Error('below')
   const error = new MeshError('MESH0503', 'no room', { where: 'n1', hints: ['make room'], cause })
-  assert.deepEqual([error.code, error.where, error.hints, error.exit, error.cause, error.name], ['MESH0503', 'n1', ['make room'], 73, cause, 'MeshError'])
+  assert.deepEqual(
+    [error.code, error.where, error.hints, error.exit, error.cause, error.name],
+    ['MESH0503', 'n1', ['make room'], 73, cause, 'MeshError'],
+  )
   assert.equal('cause' in new MeshError('MESH0001', 'x'), false)
 })
 
 test('errors: names of the prototype are no codes', () => {
-  for (const text of ['constructor', '__proto__', 'toString', 'MESH9999', '']) assert.equal(isErrorCode(text), false)
+  for (const text of ['constructor', '__proto__', 'toString', 'MESH9999', ''])
+    assert.equal(isErrorCode(text), false)
 })
 
 test('errors: codes of the system are recognised on errors only', () => {
@@ -44,5 +59,8 @@ test('errors: codes of the system are recognised on errors only', () => {
 
 test('errors: anything thrown has a text', () => {
   assert.equal(messageOf(new AggregateError([new Error('a'), 'b'])), 'a; b')
-  assert.deepEqual([messageOf('x'), messageOf(undefined), messageOf(new Error('e'))], ['x', 'undefined', 'e'])
+  assert.deepEqual(
+    [messageOf('x'), messageOf(undefined), messageOf(new Error('e'))],
+    ['x', 'undefined', 'e'],
+  )
 })

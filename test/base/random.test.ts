@@ -2,7 +2,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { backoffMs } from '../../src/base/backoff.ts'
-import { derivedId, randomFraction, randomId, systemRandom, type Random } from '../../src/base/random.ts'
+import {
+  derivedId,
+  randomFraction,
+  randomId,
+  systemRandom,
+  type Random,
+} from '../../src/base/random.ts'
 import { AttemptId, JobId, RequestId } from '../../src/wire/names.ts'
 
 /** Gives the bytes 0, 1, 2 ... 255, 0 ... */
@@ -22,7 +28,8 @@ test('random: ids have the form that the wire asks for', () => {
 
 test('random: each symbol of an id is equally likely', () => {
   const counts = new Map<string, number>()
-  for (const symbol of randomId(counting(), 'x', 240 * 3).slice(2)) counts.set(symbol, (counts.get(symbol) ?? 0) + 1)
+  for (const symbol of randomId(counting(), 'x', 240 * 3).slice(2))
+    counts.set(symbol, (counts.get(symbol) ?? 0) + 1)
   assert.equal(counts.size, 30)
   assert.deepEqual(new Set(counts.values()), new Set([24]))
 })
@@ -43,6 +50,12 @@ test('backoff: the wait doubles up to its maximum, half of it random', () => {
   const least: Random = { bytes: (count) => new Uint8Array(count) }
   const most: Random = { bytes: (count) => new Uint8Array(count).fill(255) }
   const options = { firstMs: 100, maxMs: 1_000 }
-  assert.deepEqual([1, 2, 3, 4, 5, 99, 1e9].map((attempt) => backoffMs(least, attempt, options)), [50, 100, 200, 400, 500, 500, 500])
-  assert.deepEqual([1, 2, 5, 1e9].map((attempt) => backoffMs(most, attempt, options)), [100, 200, 1_000, 1_000])
+  assert.deepEqual(
+    [1, 2, 3, 4, 5, 99, 1e9].map((attempt) => backoffMs(least, attempt, options)),
+    [50, 100, 200, 400, 500, 500, 500],
+  )
+  assert.deepEqual(
+    [1, 2, 5, 1e9].map((attempt) => backoffMs(most, attempt, options)),
+    [100, 200, 1_000, 1_000],
+  )
 })

@@ -209,7 +209,7 @@ function contract(
       '',
     )
     const pids = (await builds().output('cd /proc; echo [0-9]*')).trim().split(' ').map(Number)
-    assert(pids.length < 10 && Math.max(...pids) < 500, `${pids.join(' ')}`)
+    assert(pids.length < 10 && Math.max(...pids) < 500, pids.join(' '))
     const { outcome } = await builds().run('kill -9 -1; exit 5')
     // bubblewrap and unshare have their reporting shell among what the build can kill.
     assert(

@@ -42,7 +42,12 @@ inputs.src = { source = "src" }
 /** What the client or the daemon refuses before anything is built. */
 const REFUSED: readonly (readonly [what: string, text: string, code: string, told: RegExp])[] = [
   ['malformed TOML', 'mesh = 1\n[derivation.a\n', 'MESH0201', /graph\.mesh\.toml:2:\d+/],
-  ['an unknown key', sh('', 'biulder = "x"'), 'MESH0202', /graph\.mesh\.toml:5:\d+.*biulder[\s\S]*builder/],
+  [
+    'an unknown key',
+    sh('', 'biulder = "x"'),
+    'MESH0202',
+    /graph\.mesh\.toml:5:\d+.*biulder[\s\S]*builder/,
+  ],
   ['a bad value', sh('', 'outputs = "out"'), 'MESH0203', /graph\.mesh\.toml:5:\d+/],
   [
     'a circle',
@@ -50,8 +55,18 @@ const REFUSED: readonly (readonly [what: string, text: string, code: string, tol
     'MESH0204',
     /a.*b|b.*a/,
   ],
-  ['a missing file', sh('', 'inputs.f = { path = "./nowhere" }'), 'MESH0205', /graph\.mesh\.toml:5:\d+.*nowhere/],
-  ['an unknown output', sh('', 'inputs.f = { output = "b.out" }'), 'MESH0206', /graph\.mesh\.toml:5:\d+.*\bb\b/],
+  [
+    'a missing file',
+    sh('', 'inputs.f = { path = "./nowhere" }'),
+    'MESH0205',
+    /graph\.mesh\.toml:5:\d+.*nowhere/,
+  ],
+  [
+    'an unknown output',
+    sh('', 'inputs.f = { output = "b.out" }'),
+    'MESH0206',
+    /graph\.mesh\.toml:5:\d+.*\bb\b/,
+  ],
 ]
 
 for (const [what, text, code, told] of REFUSED)
@@ -66,10 +81,34 @@ for (const [what, text, code, told] of REFUSED)
   })
 
 /** What fails on a worker, with what the failure tells. */
-const FAILED: readonly (readonly [what: string, text: string, exit: number, code: string, told: RegExp])[] = [
-  ['an output that is not made', sh('echo hi; mkdir /build/out/other'), 1, 'MESH0403', /\$out.*other/],
-  ['a builder that does not exist', sh('').replace('/bin/sh', '/bin/nothing'), 1, 'MESH0406', /\/bin\/nothing/],
-  ['a builder that fails', sh('echo looking; echo broken >&2; exit 7'), 1, 'MESH0401', /exit 7.*alone[\s\S]*looking\n.*broken/],
+const FAILED: readonly (readonly [
+  what: string,
+  text: string,
+  exit: number,
+  code: string,
+  told: RegExp,
+])[] = [
+  [
+    'an output that is not made',
+    sh('echo hi; mkdir /build/out/other'),
+    1,
+    'MESH0403',
+    /\$out.*other/,
+  ],
+  [
+    'a builder that does not exist',
+    sh('').replace('/bin/sh', '/bin/nothing'),
+    1,
+    'MESH0406',
+    /\/bin\/nothing/,
+  ],
+  [
+    'a builder that fails',
+    sh('echo looking; echo broken >&2; exit 7'),
+    1,
+    'MESH0401',
+    /exit 7.*alone[\s\S]*looking\n.*broken/,
+  ],
   ['a builder that a signal ends', sh('kill -SEGV $$'), 1, 'MESH0401', /SIGSEGV/],
   ['an output that is no file', sh('mkfifo $out'), 1, 'MESH0408', /out/],
 ]
@@ -90,11 +129,24 @@ test('bad-graphs: a source with another sha256', { timeout: 60_000 }, async () =
   const address = server.address()
   assert(typeof address === 'object' && address !== null)
   const url = `http://127.0.0.1:${address.port}/src`
-  const wrong = await desk.mesh('submit', desk.write('graph.mesh.toml', source(url, sha256('other'))), '--json')
+  const wrong = await desk.mesh(
+    'submit',
+    desk.write('graph.mesh.toml', source(url, sha256('other'))),
+    '--json',
+  )
   const [failure] = submitted(wrong).failures
-  assert.deepEqual([wrong.code, failure?.code, failure?.name], [1, 'MESH0407', 'sources.src'], wrong.stdout)
-  for (const digest of [sha256('other'), sha256('served\n')]) assert.match(failure?.message ?? '', new RegExp(digest))
-  const right = await desk.mesh('submit', desk.write('graph.mesh.toml', source(url, sha256('served\n'))), '--json')
+  assert.deepEqual(
+    [wrong.code, failure?.code, failure?.name],
+    [1, 'MESH0407', 'sources.src'],
+    wrong.stdout,
+  )
+  for (const digest of [sha256('other'), sha256('served\n')])
+    assert.match(failure?.message ?? '', new RegExp(digest))
+  const right = await desk.mesh(
+    'submit',
+    desk.write('graph.mesh.toml', source(url, sha256('served\n'))),
+    '--json',
+  )
   assert.equal(right.code, 0, right.stderr)
   assert.equal(desk.read('result/a'), 'served\n')
   assert.deepEqual(submitted(right).bytes, { ...submitted(right).bytes, mirror: 7 })
@@ -102,7 +154,11 @@ test('bad-graphs: a source with another sha256', { timeout: 60_000 }, async () =
 
 test('bad-graphs: a source that cannot be reached', { timeout: 60_000 }, async () => {
   const url = `http://127.0.0.1:${await freePort()}/src`
-  const ended = await desk.mesh('submit', desk.write('graph.mesh.toml', source(url, sha256('x'))), '--json')
+  const ended = await desk.mesh(
+    'submit',
+    desk.write('graph.mesh.toml', source(url, sha256('x'))),
+    '--json',
+  )
   const [failure] = submitted(ended).failures
   assert.deepEqual([ended.code, failure?.code], [75, 'MESH0504'], ended.stdout)
   assert.match(failure?.message ?? '', /ECONNREFUSED/)
@@ -116,38 +172,61 @@ const LIMITS: readonly (readonly [what: string, limit: string, noise: string, to
 ]
 
 for (const [at, [what, limit, noise, told]] of LIMITS.entries())
-  test(`bad-graphs: a build over its limit of ${what} is killed with all its processes`, { timeout: 60_000 }, async () => {
-    const mark = `${60 + at}.0${process.pid}`
-    const script = `trap "" TERM INT HUP; (setsid sleep ${mark} &) ; sleep ${mark} & ${noise}`
-    const ended = await desk.mesh('submit', desk.write('graph.mesh.toml', sh(script, `[derivation.a.run]\n${limit}`)), '--json')
-    const [failure] = submitted(ended).failures
-    assert.deepEqual([ended.code, failure?.code], [1, 'MESH0402'], ended.stdout)
-    assert.match(failure?.message ?? '', told)
-    await until('all processes to be gone', async () => ((await processesWith(mark)).length === 0 ? true : undefined))
-    assert.equal((await desk.job('a')).attempts.length, 1)
-  })
+  test(
+    `bad-graphs: a build over its limit of ${what} is killed with all its processes`,
+    { timeout: 60_000 },
+    async () => {
+      const mark = `${60 + at}.0${process.pid}`
+      const script = `trap "" TERM INT HUP; (setsid sleep ${mark} &) ; sleep ${mark} & ${noise}`
+      const ended = await desk.mesh(
+        'submit',
+        desk.write('graph.mesh.toml', sh(script, `[derivation.a.run]\n${limit}`)),
+        '--json',
+      )
+      const [failure] = submitted(ended).failures
+      assert.deepEqual([ended.code, failure?.code], [1, 'MESH0402'], ended.stdout)
+      assert.match(failure?.message ?? '', told)
+      await until('all processes to be gone', async () =>
+        (await processesWith(mark)).length === 0 ? true : undefined,
+      )
+      assert.equal((await desk.job('a')).attempts.length, 1)
+    },
+  )
 
-test('bad-graphs: what no node can build waits and tells why, or fails at once', { timeout: 60_000 }, async () => {
-  const file = desk.write('graph.mesh.toml', sh('echo > $out', 'needs = { memory = "60 TiB", features = ["quantum"] }'))
-  const following = desk.follow('submit', file, '--progress', 'plain')
-  const job = await until('the job to wait', async () => {
-    const [first] = await desk.jobs()
-    return first?.why?.class === 'unsatisfiable' ? first : undefined
-  })
-  assert.match(job.why?.text ?? '', /no node matches.*alone.*60.*TiB/)
-  const why = await desk.mesh('why', job.id, '--json')
-  assert.equal(why.code, 0, why.stderr)
-  const answer = Why.parse(JSON.parse(why.stdout))
-  const permanent = answer.nodes[0]?.verdicts.filter(({ ok, permanent: is }) => !ok && is).map(({ requirement }) => requirement)
-  assert.deepEqual(permanent?.toSorted(), ['feature quantum', 'memory'])
-  const shown = await desk.mesh('why', 'a')
-  assert.match(shown.stdout, /60.*TiB[\s\S]*lower needs\.memory/)
-  assert.equal(following.child.exitCode, null)
-  const cancelled = await desk.mesh('cancel', job.request)
-  assert.equal(cancelled.code, 0, cancelled.stderr)
-  assert.equal((await following.ended).code, 8)
-  assert.match(following.output.stderr, /no node matches/)
+test(
+  'bad-graphs: what no node can build waits and tells why, or fails at once',
+  { timeout: 60_000 },
+  async () => {
+    const file = desk.write(
+      'graph.mesh.toml',
+      sh('echo > $out', 'needs = { memory = "60 TiB", features = ["quantum"] }'),
+    )
+    const following = desk.follow('submit', file, '--progress', 'plain')
+    const job = await until('the job to wait', async () => {
+      const [first] = await desk.jobs()
+      return first?.why?.class === 'unsatisfiable' ? first : undefined
+    })
+    assert.match(job.why?.text ?? '', /no node matches.*alone.*60.*TiB/)
+    const why = await desk.mesh('why', job.id, '--json')
+    assert.equal(why.code, 0, why.stderr)
+    const answer = Why.parse(JSON.parse(why.stdout))
+    const permanent = answer.nodes[0]?.verdicts
+      .filter(({ ok, permanent: is }) => !ok && is)
+      .map(({ requirement }) => requirement)
+    assert.deepEqual(permanent?.toSorted(), ['feature quantum', 'memory'])
+    const shown = await desk.mesh('why', 'a')
+    assert.match(shown.stdout, /60.*TiB[\s\S]*lower needs\.memory/)
+    assert.equal(following.child.exitCode, null)
+    const cancelled = await desk.mesh('cancel', job.request)
+    assert.equal(cancelled.code, 0, cancelled.stderr)
+    assert.equal((await following.ended).code, 8)
+    assert.match(following.output.stderr, /no node matches/)
 
-  const atOnce = await desk.mesh('submit', file, '--no-wait', '--json')
-  assert.deepEqual([atOnce.code, submitted(atOnce).failures[0]?.code], [4, 'MESH0301'], atOnce.stdout)
-})
+    const atOnce = await desk.mesh('submit', file, '--no-wait', '--json')
+    assert.deepEqual(
+      [atOnce.code, submitted(atOnce).failures[0]?.code],
+      [4, 'MESH0301'],
+      atOnce.stdout,
+    )
+  },
+)

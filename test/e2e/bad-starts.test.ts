@@ -25,7 +25,11 @@ test('bad-starts: a client without a daemon', { timeout: 60_000 }, async () => {
   work.write('graph.mesh.toml', 'mesh = 1\n[derivation.a]\nbuilder = "/bin/sh"\n')
   for (const command of [['status'], ['submit', 'graph.mesh.toml'], ['run', '--', 'true']]) {
     const ended = await work.mesh('--json', ...command)
-    assert.deepEqual([ended.code, problem(ended).code], [69, 'MESH0101'], `${command.join()} ${ended.stderr}`)
+    assert.deepEqual(
+      [ended.code, problem(ended).code],
+      [69, 'MESH0101'],
+      `${command.join()} ${ended.stderr}`,
+    )
   }
   assert.equal((await work.mesh('explain', 'MESH0101')).code, 0)
 })
@@ -50,7 +54,14 @@ test('bad-starts: an address that is taken', { timeout: 60_000 }, async (t) => {
     const http = await refuse(join(mesh.directory, 'a'), '--http', `127.0.0.1:${address.port}`)
     told(http, 69, 'MESH0103', new RegExp(`127\\.0\\.0\\.1:${address.port}`))
     const data = join(mesh.directory, 'b')
-    const peers = await run(MESH_NODE, ['--data', data, '--http', '127.0.0.1:0', '--listen', tcp(address.port)])
+    const peers = await run(MESH_NODE, [
+      '--data',
+      data,
+      '--http',
+      '127.0.0.1:0',
+      '--listen',
+      tcp(address.port),
+    ])
     told(peers, 69, 'MESH0103', new RegExp(String(address.port)))
   } finally {
     other.close()
@@ -65,13 +76,24 @@ test('bad-starts: a second daemon in one data directory', { timeout: 60_000 }, a
   assert.equal((await desk.mesh('status')).code, 0, 'the first one is not disturbed')
 })
 
-test('bad-starts: listening beyond this machine needs a list of peers', { timeout: 60_000 }, async (t) => {
-  await using mesh = await openMesh(t)
-  const data = join(mesh.directory, 'open')
-  told(await refuse(data, '--http', '0.0.0.0:0'), 2, 'MESH0107', /--allow/)
-  const peers = await run(MESH_NODE, ['--data', data, '--http', '127.0.0.1:0', '--listen', '/ip4/0.0.0.0/tcp/0'])
-  told(peers, 2, 'MESH0107', /--allow/)
-})
+test(
+  'bad-starts: listening beyond this machine needs a list of peers',
+  { timeout: 60_000 },
+  async (t) => {
+    await using mesh = await openMesh(t)
+    const data = join(mesh.directory, 'open')
+    told(await refuse(data, '--http', '0.0.0.0:0'), 2, 'MESH0107', /--allow/)
+    const peers = await run(MESH_NODE, [
+      '--data',
+      data,
+      '--http',
+      '127.0.0.1:0',
+      '--listen',
+      '/ip4/0.0.0.0/tcp/0',
+    ])
+    told(peers, 2, 'MESH0107', /--allow/)
+  },
+)
 
 /** What the node says about its way up. */
 async function parentError(desk: Desk): Promise<string> {
@@ -82,25 +104,39 @@ async function parentError(desk: Desk): Promise<string> {
   })
 }
 
-test('bad-starts: a peer that is not named is refused, by either side', { timeout: 60_000 }, async (t) => {
-  await using mesh = await openMesh(t)
-  const someone = await mesh.start({ name: 'someone', role: 'root' })
-  const closed = await mesh.start({ name: 'closed', role: 'root', args: ['--allow', someone.file.peerId] })
-  const worker = { role: 'worker,store', listen: 'none' }
-  const [address = ''] = closed.file.listen
-  const stranger = await mesh.start({ name: 'stranger', ...worker, args: ['--parent', address] })
-  assert.match(await parentError(mesh.desk(stranger)), /hung up after the handshake \((?!\[object).*not to admit this node/)
+test(
+  'bad-starts: a peer that is not named is refused, by either side',
+  { timeout: 60_000 },
+  async (t) => {
+    await using mesh = await openMesh(t)
+    const someone = await mesh.start({ name: 'someone', role: 'root' })
+    const closed = await mesh.start({
+      name: 'closed',
+      role: 'root',
+      args: ['--allow', someone.file.peerId],
+    })
+    const worker = { role: 'worker,store', listen: 'none' }
+    const [address = ''] = closed.file.listen
+    const stranger = await mesh.start({ name: 'stranger', ...worker, args: ['--parent', address] })
+    assert.match(
+      await parentError(mesh.desk(stranger)),
+      /hung up after the handshake \((?!\[object).*not to admit this node/,
+    )
 
-  // An open root, but the worker knows only another one.
-  const transport = someone.file.listen[0]?.replace(/\/p2p\/.*/, '') ?? ''
-  const picky = await mesh.start({
-    name: 'picky',
-    ...worker,
-    args: ['--parent', transport, '--allow', closed.file.peerId],
-  })
-  assert.match(await parentError(mesh.desk(picky)), /this node does not admit/)
-  for (const root of [closed, someone]) {
-    const desk = mesh.desk(root)
-    assert.deepEqual((await desk.untilReady(root.name)).map(({ name }) => name), [root.name])
-  }
-})
+    // An open root, but the worker knows only another one.
+    const transport = someone.file.listen[0]?.replace(/\/p2p\/.*/, '') ?? ''
+    const picky = await mesh.start({
+      name: 'picky',
+      ...worker,
+      args: ['--parent', transport, '--allow', closed.file.peerId],
+    })
+    assert.match(await parentError(mesh.desk(picky)), /this node does not admit/)
+    for (const root of [closed, someone]) {
+      const desk = mesh.desk(root)
+      assert.deepEqual(
+        (await desk.untilReady(root.name)).map(({ name }) => name),
+        [root.name],
+      )
+    }
+  },
+)

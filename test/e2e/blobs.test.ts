@@ -2,7 +2,15 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { createReadStream, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import {
+  createReadStream,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -27,45 +35,72 @@ const blobPath = (daemon: Daemon, digest: Digest): string =>
   join(daemon.directory, 'store', 'blob', digest.slice(0, 2), digest)
 
 function worker(mesh: Mesh, root: Daemon, cpus: number): Promise<Daemon> {
-  return mesh.start({ name: `w${cpus}`, role: 'worker,store', listen: 'none', cpus, parents: [root] })
+  return mesh.start({
+    name: `w${cpus}`,
+    role: 'worker,store',
+    listen: 'none',
+    cpus,
+    parents: [root],
+  })
 }
 
-test('blobs: an output goes from worker to worker, and none of it through the root', { timeout: 120_000 }, async (t) => {
-  await using mesh = await openMesh(t)
-  const root = await mesh.start({ name: 'root', role: 'root' })
-  const [dev] = await Promise.all([
-    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
-    worker(mesh, root, 1),
-    worker(mesh, root, 2),
-  ])
-  const desk = mesh.desk(dev)
-  await desk.untilReady('w1', 'w2')
-  // Placed by what is free: once `made` ran on w1, the bytes have to travel.
-  const other = desk.follow('run', '--cpus', '2', '--', 'sleep', '2')
-  await until('w2 to be busy', async () => (await desk.jobs()).some(({ attempts: [first] }) => first?.state === 'building') || undefined)
-  const ended = await desk.mesh('submit', desk.write('graph.mesh.toml', graph(2)), '--json')
-  assert.equal(ended.code, 0, ended.stderr)
-  assert.equal((await other.ended).code, 0)
-  assert.equal((await desk.job('made')).attempts[0]?.node, 'w1')
-  assert.equal((await desk.job('used')).attempts[0]?.node, 'w2')
-  const { bytes } = submitted(ended)
-  assert(bytes.peer >= BIG_BYTES, `${bytes.peer} bytes from peers`)
-  assert.deepEqual([bytes.root, bytes.mirror], [0, 0])
-  assert(!existsSync(join(root.directory, 'store', 'blob')) || readdirSync(join(root.directory, 'store', 'blob')).length === 0)
+test(
+  'blobs: an output goes from worker to worker, and none of it through the root',
+  { timeout: 120_000 },
+  async (t) => {
+    await using mesh = await openMesh(t)
+    const root = await mesh.start({ name: 'root', role: 'root' })
+    const [dev] = await Promise.all([
+      mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+      worker(mesh, root, 1),
+      worker(mesh, root, 2),
+    ])
+    const desk = mesh.desk(dev)
+    await desk.untilReady('w1', 'w2')
+    // Placed by what is free: once `made` ran on w1, the bytes have to travel.
+    const other = desk.follow('run', '--cpus', '2', '--', 'sleep', '2')
+    await until(
+      'w2 to be busy',
+      async () =>
+        (await desk.jobs()).some(({ attempts: [first] }) => first?.state === 'building') ||
+        undefined,
+    )
+    const ended = await desk.mesh('submit', desk.write('graph.mesh.toml', graph(2)), '--json')
+    assert.equal(ended.code, 0, ended.stderr)
+    assert.equal((await other.ended).code, 0)
+    assert.equal((await desk.job('made')).attempts[0]?.node, 'w1')
+    assert.equal((await desk.job('used')).attempts[0]?.node, 'w2')
+    const { bytes } = submitted(ended)
+    assert(bytes.peer >= BIG_BYTES, `${bytes.peer} bytes from peers`)
+    assert.deepEqual([bytes.root, bytes.mirror], [0, 0])
+    assert(
+      !existsSync(join(root.directory, 'store', 'blob')) ||
+        readdirSync(join(root.directory, 'store', 'blob')).length === 0,
+    )
 
-  // A damaged copy at one of two sources is not used, and nobody gets it.
-  const digest = sha256(Buffer.alloc(BIG_BYTES))
-  const path = join(mesh.directory, 'w1', 'store', 'blob', digest.slice(0, 2), digest)
-  damage(path)
-  await worker(mesh, root, 4)
-  await desk.untilReady('w4')
-  const again = await desk.mesh('submit', desk.write('again.mesh.toml', graph(4, 'again')), '--json', '-o', 'again')
-  assert.equal(again.code, 0, again.stderr)
-  assert.deepEqual(submitted(again).jobs, { built: 1, cached: 1, failed: 0, cancelled: 0 })
-  assert.equal((await desk.job('used')).attempts.at(-1)?.node, 'w4')
-  assert.equal(desk.read('again/used'), `${BIG_BYTES}\nsmall\nagain\n`)
-  assert.equal(sha256(readFileSync(join(mesh.directory, 'w4', 'store', 'blob', digest.slice(0, 2), digest))), digest)
-})
+    // A damaged copy at one of two sources is not used, and nobody gets it.
+    const digest = sha256(Buffer.alloc(BIG_BYTES))
+    const path = join(mesh.directory, 'w1', 'store', 'blob', digest.slice(0, 2), digest)
+    damage(path)
+    await worker(mesh, root, 4)
+    await desk.untilReady('w4')
+    const again = await desk.mesh(
+      'submit',
+      desk.write('again.mesh.toml', graph(4, 'again')),
+      '--json',
+      '-o',
+      'again',
+    )
+    assert.equal(again.code, 0, again.stderr)
+    assert.deepEqual(submitted(again).jobs, { built: 1, cached: 1, failed: 0, cancelled: 0 })
+    assert.equal((await desk.job('used')).attempts.at(-1)?.node, 'w4')
+    assert.equal(desk.read('again/used'), `${BIG_BYTES}\nsmall\nagain\n`)
+    assert.equal(
+      sha256(readFileSync(join(mesh.directory, 'w4', 'store', 'blob', digest.slice(0, 2), digest))),
+      digest,
+    )
+  },
+)
 
 /** Other bytes of the same length, as a bad disk gives them. */
 function damage(path: string): void {
@@ -74,37 +109,59 @@ function damage(path: string): void {
   writeFileSync(path, bytes)
 }
 
-test('blobs: an output whose only copy is gone or damaged is made again', { timeout: 120_000 }, async (t) => {
-  await using mesh = await openMesh(t)
-  const root = await mesh.start({ name: 'root', role: 'root' })
-  const [dev, w1] = await Promise.all([
-    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
-    worker(mesh, root, 1),
-  ])
-  const desk = mesh.desk(dev)
-  await desk.untilReady('w1')
-  const following = desk.follow('submit', desk.write('graph.mesh.toml', graph(2)), '--json')
-  await desk.untilJob('made', 'done')
-  await w1.kill()
-  const w2 = await worker(mesh, root, 2)
-  const ended = await following.ended
-  assert.equal(ended.code, 0, ended.stderr)
-  assert.equal(desk.read('result/used'), `${BIG_BYTES}\nsmall\n\n`)
-  const made = await desk.job('made')
-  assert.deepEqual([made.rewinds, made.attempts.map(({ node, state }) => [node, state])], [1, [['w1', 'done'], ['w2', 'done']]])
-  const request = await desk.untilRequest('there', () => true)
-  assert.match(request.notices.join(), /an output of made was lost[\s\S]*built again, 1 of 3/)
-  assert.match(ended.stderr, /an output of made was lost/)
+test(
+  'blobs: an output whose only copy is gone is made again, a damaged one is not used',
+  { timeout: 120_000 },
+  async (t) => {
+    await using mesh = await openMesh(t)
+    const root = await mesh.start({ name: 'root', role: 'root' })
+    const [dev, w1] = await Promise.all([
+      mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+      worker(mesh, root, 1),
+    ])
+    const desk = mesh.desk(dev)
+    await desk.untilReady('w1')
+    const following = desk.follow('submit', desk.write('graph.mesh.toml', graph(2)), '--json')
+    await desk.untilJob('made', 'done')
+    await w1.kill()
+    const w2 = await worker(mesh, root, 2)
+    const ended = await following.ended
+    assert.equal(ended.code, 0, ended.stderr)
+    assert.equal(desk.read('result/used'), `${BIG_BYTES}\nsmall\n\n`)
+    const made = await desk.job('made')
+    assert.deepEqual(
+      [made.rewinds, made.attempts.map(({ node, state }) => [node, state])],
+      [
+        1,
+        [
+          ['w1', 'done'],
+          ['w2', 'done'],
+        ],
+      ],
+    )
+    const request = await desk.untilRequest('there', () => true)
+    assert.match(request.notices.join(), /an output of made was lost[\s\S]*built again, 1 of 3/)
+    assert.match(ended.stderr, /an output of made was lost/)
 
-  const digest = sha256(Buffer.alloc(BIG_BYTES))
-  damage(blobPath(w2, digest))
-  await worker(mesh, root, 4)
-  await desk.untilReady('w4')
-  const again = await desk.mesh('submit', desk.write('again.mesh.toml', graph(4, 'again')), '--json', '-o', 'again')
-  assert.equal(again.code, 0, again.stderr)
-  assert.equal(desk.read('again/used'), `${BIG_BYTES}\nsmall\nagain\n`)
-  assert.equal((await desk.job('made')).rewinds, 1)
-})
+    const digest = sha256(Buffer.alloc(BIG_BYTES))
+    damage(blobPath(w2, digest))
+    await worker(mesh, root, 4)
+    await desk.untilReady('w4')
+    // Made again on w2 it is the same blob, which w4 does not take from there for a while.
+    const again = await desk.mesh(
+      'submit',
+      desk.write('again.mesh.toml', graph(4, 'again')),
+      '--json',
+    )
+    const [failure] = submitted(again).failures
+    assert.deepEqual(
+      [again.code, failure?.code, failure?.name],
+      [75, 'MESH0506', 'used'],
+      again.stdout,
+    )
+    assert.match(failure?.message ?? '', /sent wrong bytes/)
+  },
+)
 
 const FILE = 'from afar\n'
 
@@ -138,25 +195,37 @@ async function submitFromMirror(mesh: Mesh, url: string): Promise<void> {
   assert.equal(missing.code, 5, missing.stdout)
 }
 
-test('blobs: a plain directory behind a web server is a mirror', { timeout: 120_000 }, async (t) => {
-  await using mesh = await openMesh(t)
-  const directory = mirrorDirectory(mesh)
-  const asked: string[] = []
-  const server = createServer((request, response) => {
-    asked.push(`${request.method} ${request.url}`)
-    const path = join(directory, new URL(request.url ?? '', 'http://mirror').pathname)
-    if (!existsSync(path) || !statSync(path).isFile()) return void response.writeHead(404).end()
-    response.setHeader('content-length', statSync(path).size)
-    if (request.method === 'HEAD') return void response.end()
-    createReadStream(path).pipe(response)
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => server.close())
-  const address = server.address()
-  assert(typeof address === 'object' && address !== null)
-  await submitFromMirror(mesh, `http://127.0.0.1:${address.port}/`)
-  assert(asked.some((line) => line.startsWith('GET ') && isDigest(line.slice(-64)) && parseCid(line.slice(-64))?.digest === sha256(FILE)), asked.join())
-})
+test(
+  'blobs: a plain directory behind a web server is a mirror',
+  { timeout: 120_000 },
+  async (t) => {
+    await using mesh = await openMesh(t)
+    const directory = mirrorDirectory(mesh)
+    const asked: string[] = []
+    const server = createServer((request, response) => {
+      asked.push(`${request.method} ${request.url}`)
+      const path = join(directory, new URL(request.url ?? '', 'http://mirror').pathname)
+      if (!existsSync(path) || !statSync(path).isFile()) return void response.writeHead(404).end()
+      response.setHeader('content-length', statSync(path).size)
+      if (request.method === 'HEAD') return void response.end()
+      createReadStream(path).pipe(response)
+    }).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    t.after(() => server.close())
+    const address = server.address()
+    assert(typeof address === 'object' && address !== null)
+    await submitFromMirror(mesh, `http://127.0.0.1:${address.port}/`)
+    assert(
+      asked.some(
+        (line) =>
+          line.startsWith('GET ') &&
+          isDigest(line.slice(-64)) &&
+          parseCid(line.slice(-64))?.digest === sha256(FILE),
+      ),
+      asked.join(),
+    )
+  },
+)
 
 test('blobs: nginx is a mirror without any plug-in', { timeout: 120_000 }, async (t) => {
   if (spawnSync('nginx', ['-v']).error !== undefined) {

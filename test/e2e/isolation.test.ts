@@ -31,23 +31,26 @@ echo done > $out
 const connect = (port: string): string =>
   `bash -c "exec 3<>/dev/tcp/127.0.0.1/${port}" 2> /dev/null && echo reached > $out || echo not reached > $out`
 
-test('isolation: a sealed build reaches nothing that was not declared', { timeout: 120_000 }, async (t) => {
-  process.env['OUTER_SECRET'] = 'the environment of the daemon'
-  t.after(() => delete process.env['OUTER_SECRET'])
-  await using mesh = await openMesh(t)
-  const alone = await mesh.start({ name: 'alone', role: 'root,worker,store', cpus: 2 })
-  const desk = mesh.desk(alone)
-  const [node] = await desk.untilReady('alone')
-  if (node?.environments.every(({ isolation }) => isolation !== 'namespace') === true) {
-    t.skip('this machine lets no sandbox be made')
-    return
-  }
-  desk.write('file', 'file\n')
-  desk.write('tree/inner', 'inner\n')
-  const port = new URL(alone.file.http).port
-  desk.write(
-    'graph.mesh.toml',
-    `mesh = 1
+test(
+  'isolation: a sealed build reaches nothing that was not declared',
+  { timeout: 120_000 },
+  async (t) => {
+    process.env['OUTER_SECRET'] = 'the environment of the daemon'
+    t.after(() => delete process.env['OUTER_SECRET'])
+    await using mesh = await openMesh(t)
+    const alone = await mesh.start({ name: 'alone', role: 'root,worker,store', cpus: 2 })
+    const desk = mesh.desk(alone)
+    const [node] = await desk.untilReady('alone')
+    if (node?.environments.every(({ isolation }) => isolation !== 'namespace') === true) {
+      t.skip('this machine lets no sandbox be made')
+      return
+    }
+    desk.write('file', 'file\n')
+    desk.write('tree/inner', 'inner\n')
+    const port = new URL(alone.file.http).port
+    desk.write(
+      'graph.mesh.toml',
+      `mesh = 1
 [derivation.neighbour]
 builder = "/bin/sh"
 args = ["-c", "sleep 2; ls -R / 2> /dev/null | grep planted; echo done > $out", "neighbour"]
@@ -71,43 +74,52 @@ builder = "/bin/sh"
 args = ["-c", 'tr "\\0" "\\n" < /proc/$$/environ | sort > $out']
 env = { OWN = "mine" }
 `,
-  )
-  const ended = await desk.mesh('submit', '-k', 'graph.mesh.toml')
-  assert.equal(ended.code, 1, ended.stderr)
-  for (const name of ['snoop', 'neighbour'])
-    assert.equal((await desk.mesh('logs', name)).stdout, '', name)
-  assert.deepEqual([desk.read('result/snoop'), desk.read('result/neighbour')], ['done\n', 'done\n'])
-  assert.equal(desk.read('result/offline'), 'not reached\n')
-  assert.equal(desk.read('result/online'), 'reached\n', 'with a network the same port is there')
-  const variables = Object.fromEntries(
-    desk
-      .read('result/variables')
-      .trim()
-      .split('\n')
-      .map((line) => line.split('=', 2)),
-  )
-  const { MESH_JOB, MESH_SYSTEM, ...rest } = variables
-  assert.match(MESH_JOB ?? '', /^j-/)
-  assert.match(MESH_SYSTEM ?? '', /-linux$/)
-  assert.deepEqual(rest, {
-    HOME: '/build/home',
-    LC_ALL: 'C',
-    MESH_JOBS: '1',
-    MESH_NODE: 'alone',
-    OWN: 'mine',
-    PATH: '/usr/bin:/bin',
-    TMPDIR: '/build/tmp',
-    TZ: 'UTC',
-    out: '/build/out/out',
-  })
-  assert.doesNotMatch((await desk.mesh('logs', 'environment')).stdout, /OUTER_SECRET|MESH_SOCKET/)
+    )
+    const ended = await desk.mesh('submit', '-k', 'graph.mesh.toml')
+    assert.equal(ended.code, 1, ended.stderr)
+    for (const name of ['snoop', 'neighbour'])
+      assert.equal((await desk.mesh('logs', name)).stdout, '', name)
+    assert.deepEqual(
+      [desk.read('result/snoop'), desk.read('result/neighbour')],
+      ['done\n', 'done\n'],
+    )
+    assert.equal(desk.read('result/offline'), 'not reached\n')
+    assert.equal(desk.read('result/online'), 'reached\n', 'with a network the same port is there')
+    const variables = Object.fromEntries(
+      desk
+        .read('result/variables')
+        .trim()
+        .split('\n')
+        .map((line) => line.split('=', 2)),
+    )
+    const { MESH_JOB, MESH_SYSTEM, ...rest } = variables
+    assert.match(MESH_JOB ?? '', /^j-/)
+    assert.match(MESH_SYSTEM ?? '', /-linux$/)
+    assert.deepEqual(rest, {
+      HOME: '/build/home',
+      LC_ALL: 'C',
+      MESH_JOBS: '1',
+      MESH_NODE: 'alone',
+      OWN: 'mine',
+      PATH: '/usr/bin:/bin',
+      TMPDIR: '/build/tmp',
+      TZ: 'UTC',
+      out: '/build/out/out',
+    })
+    assert.doesNotMatch((await desk.mesh('logs', 'environment')).stdout, /OUTER_SECRET|MESH_SOCKET/)
 
-  // Every blob is still what its name says.
-  const blobs = join(alone.directory, 'store', 'blob')
-  const files = readdirSync(blobs, { recursive: true, encoding: 'utf8' }).map((name) => join(blobs, name))
-  const blobFiles = files.filter((path) => statSync(path).isFile())
-  assert(blobFiles.length > 5)
-  for (const path of blobFiles)
-    assert.equal(createHash('sha256').update(readFileSync(path)).digest('hex'), path.split('/').at(-1))
-  assert.equal(desk.read('file'), 'file\n')
-})
+    // Every blob is still what its name says.
+    const blobs = join(alone.directory, 'store', 'blob')
+    const files = readdirSync(blobs, { recursive: true, encoding: 'utf8' }).map((name) =>
+      join(blobs, name),
+    )
+    const blobFiles = files.filter((path) => statSync(path).isFile())
+    assert(blobFiles.length > 5)
+    for (const path of blobFiles)
+      assert.equal(
+        createHash('sha256').update(readFileSync(path)).digest('hex'),
+        path.split('/').at(-1),
+      )
+    assert.equal(desk.read('file'), 'file\n')
+  },
+)

@@ -9,7 +9,14 @@ import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { z } from 'zod'
 import { lastJson, openCluster, until, type Cluster, type Daemon } from '../../scripts/cluster.ts'
-import { Bytes, JobView, NodeView, RequestView, Status, type AttemptView } from '../../src/wire/api.ts'
+import {
+  Bytes,
+  JobView,
+  NodeView,
+  RequestView,
+  Status,
+  type AttemptView,
+} from '../../src/wire/api.ts'
 import { Workplace, type Ended } from '../cli/mesh-process.ts'
 
 export { until, type Daemon }
@@ -41,7 +48,9 @@ const Submitted = z.strictObject({
   wallMs: z.number(),
   serialMs: z.number(),
   ranLocally: z.number(),
-  failures: z.array(z.looseObject({ name: z.string(), code: z.string(), message: z.string(), logTail: z.string() })),
+  failures: z.array(
+    z.looseObject({ name: z.string(), code: z.string(), message: z.string(), logTail: z.string() }),
+  ),
 })
 
 const Problem = z.strictObject({

@@ -25,13 +25,18 @@ const BIG_BYTES = 6 * 1024 * 1024
 function blobsOf(daemon: Daemon): string[] {
   const directory = join(daemon.directory, 'store', 'blob')
   if (!existsSync(directory)) return []
-  return readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter((name) => statSync(join(directory, name)).isFile())
+  return readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter((name) =>
+    statSync(join(directory, name)).isFile(),
+  )
 }
 
 /** Root and store are at the hub; `dev` and `w1` can only dial out. */
 async function check(
   mesh: Mesh,
-  place: { readonly hub: Partial<DaemonOptions>; outer(machine: number, root?: Daemon): Partial<DaemonOptions> },
+  place: {
+    readonly hub: Partial<DaemonOptions>
+    outer(machine: number, root?: Daemon): Partial<DaemonOptions>
+  },
 ): Promise<void> {
   const root = await mesh.start({ name: 'root', role: 'root', ...place.hub })
   const [dev] = await Promise.all([
@@ -64,7 +69,10 @@ test('relay: nodes that listen nowhere meet at a store', { timeout: 120_000 }, a
   await using mesh = await openMesh(t)
   await check(mesh, {
     hub: {},
-    outer: (_machine, root) => ({ args: ['--http', 'none'], parents: root === undefined ? [] : [root] }),
+    outer: (_machine, root) => ({
+      args: ['--http', 'none'],
+      parents: root === undefined ? [] : [root],
+    }),
   })
 })
 
@@ -79,10 +87,17 @@ test('relay: nodes in networks of their own meet at a store', { timeout: 120_000
   using _star = star
   await using mesh = await openMesh(t)
   await check(mesh, {
-    hub: { within: star.atHub, listen: '/ip4/0.0.0.0/tcp/0', args: ['--allow', 'any', '--http', '0.0.0.0:0'] },
+    hub: {
+      within: star.atHub,
+      listen: '/ip4/0.0.0.0/tcp/0',
+      args: ['--allow', 'any', '--http', '0.0.0.0:0'],
+    },
     outer: (machine, root) => {
       const [, port = ''] = /\/tcp\/(\d+)/.exec(root?.file.listen[0] ?? '') ?? []
-      return { within: star.at(machine), args: ['--parent', `/ip4/${star.hubAddress(machine)}/tcp/${port}`] }
+      return {
+        within: star.at(machine),
+        args: ['--parent', `/ip4/${star.hubAddress(machine)}/tcp/${port}`],
+      }
     },
   })
 })

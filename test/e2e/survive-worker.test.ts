@@ -21,47 +21,60 @@ args = ["-c", 'cat $p0 $p1 $p2 $p3 > $out']
 ${sleeps.map((_, at) => `inputs.p${at} = { output = "part-${at}" }`).join('\n')}
 `
 
-test('survive-worker: a killed worker is replaced and works again when it is back', { timeout: 120_000 }, async (t) => {
-  await using mesh = await openMesh(t)
-  const root = await mesh.start({ name: 'root', role: 'root' })
-  const worker = { role: 'worker,store', listen: 'none', cpus: 1, parents: [root] }
-  const [dev, w1] = await Promise.all([
-    mesh.start({ name: 'dev', role: 'client', parents: [root] }),
-    mesh.start({ name: 'w1', ...worker }),
-    mesh.start({ name: 'w2', ...worker }),
-  ])
-  const desk = mesh.desk(dev)
-  await desk.untilReady('w1', 'w2')
-  // A duration that no other process on the machine has, to find the build by.
-  const sleeps = Array.from({ length: 4 }, (_, at) => `2.0${process.pid}${at}`)
-  const following = desk.follow('submit', desk.write('graph.mesh.toml', graph(sleeps)), '--json')
-  const victim = await until('a part to build on w1', async () =>
-    (await desk.jobs()).find(({ attempts: [first] }) => first?.node === 'w1' && first.state === 'building'),
-  )
-  const [mark = ''] = sleeps.filter((_, at) => victim.name === `part-${at}`)
-  await until('its process', async () => ((await processesWith(mark)).length > 0 ? true : undefined))
+test(
+  'survive-worker: a killed worker is replaced and works again when it is back',
+  { timeout: 120_000 },
+  async (t) => {
+    await using mesh = await openMesh(t)
+    const root = await mesh.start({ name: 'root', role: 'root' })
+    const worker = { role: 'worker,store', listen: 'none', cpus: 1, parents: [root] }
+    const [dev, w1] = await Promise.all([
+      mesh.start({ name: 'dev', role: 'client', parents: [root] }),
+      mesh.start({ name: 'w1', ...worker }),
+      mesh.start({ name: 'w2', ...worker }),
+    ])
+    const desk = mesh.desk(dev)
+    await desk.untilReady('w1', 'w2')
+    // A duration that no other process on the machine has, to find the build by.
+    const sleeps = Array.from({ length: 4 }, (_, at) => `2.0${process.pid}${at}`)
+    const following = desk.follow('submit', desk.write('graph.mesh.toml', graph(sleeps)), '--json')
+    const victim = await until('a part to build on w1', async () =>
+      (await desk.jobs()).find(
+        ({ attempts: [first] }) => first?.node === 'w1' && first.state === 'building',
+      ),
+    )
+    const [mark = ''] = sleeps.filter((_, at) => victim.name === `part-${at}`)
+    await until('its process', async () =>
+      (await processesWith(mark)).length > 0 ? true : undefined,
+    )
 
-  await w1.kill()
-  await until('its build to be gone', async () => ((await processesWith(mark)).length === 0 ? true : undefined))
-  const ended = await following.ended
-  assert.equal(ended.code, 0, ended.stderr)
-  assert.deepEqual(submitted(ended).jobs, { built: 5, cached: 0, failed: 0, cancelled: 0 })
-  assert.equal(desk.read('result/whole'), '0\n1\n2\n3\n')
-  const retried = await desk.job(victim.name)
-  assert.deepEqual(
-    retried.attempts.map(({ n, node, state }) => ({ n, node, state })),
-    [
-      { n: 1, node: 'w1', state: 'lost' },
-      { n: 2, node: 'w2', state: 'done' },
-    ],
-  )
-  assert.match(retried.attempts[0]?.error ?? '', /w1/)
+    await w1.kill()
+    await until('its build to be gone', async () =>
+      (await processesWith(mark)).length === 0 ? true : undefined,
+    )
+    const ended = await following.ended
+    assert.equal(ended.code, 0, ended.stderr)
+    assert.deepEqual(submitted(ended).jobs, { built: 5, cached: 0, failed: 0, cancelled: 0 })
+    assert.equal(desk.read('result/whole'), '0\n1\n2\n3\n')
+    const retried = await desk.job(victim.name)
+    assert.deepEqual(
+      retried.attempts.map(({ n, node, state }) => ({ n, node, state })),
+      [
+        { n: 1, node: 'w1', state: 'lost' },
+        { n: 2, node: 'w2', state: 'done' },
+      ],
+    )
+    assert.match(retried.attempts[0]?.error ?? '', /w1/)
 
-  await mesh.start({ name: 'w1', ...worker })
-  await desk.untilReady('w1')
-  const again = desk.write('again.mesh.toml', graph(sleeps.map((seconds) => `0${seconds.slice(1)}`)))
-  const second = await desk.mesh('submit', again, '--json', '-o', 'again')
-  assert.equal(second.code, 0, second.stderr)
-  const nodes = (await desk.jobs()).slice(0, 5).map((job) => job.attempts[0]?.node)
-  assert(nodes.includes('w1'), `ran on ${nodes.join(', ')}`)
-})
+    await mesh.start({ name: 'w1', ...worker })
+    await desk.untilReady('w1')
+    const again = desk.write(
+      'again.mesh.toml',
+      graph(sleeps.map((seconds) => `0${seconds.slice(1)}`)),
+    )
+    const second = await desk.mesh('submit', again, '--json', '-o', 'again')
+    assert.equal(second.code, 0, second.stderr)
+    const nodes = (await desk.jobs()).slice(0, 5).map((job) => job.attempts[0]?.node)
+    assert(nodes.includes('w1'), `ran on ${nodes.join(', ')}`)
+  },
+)

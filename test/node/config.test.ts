@@ -13,7 +13,7 @@ import {
   type ConfigIo,
   type Env,
 } from '../../src/node/config.ts'
-import { isLoopback, parseDuration, parseSize } from '../../src/node/config-values.ts'
+import { isLoopback } from '../../src/node/config-values.ts'
 
 const PEER = '12D3KooWGatU38nUxa2UFZ9hKsn9ZEjVQZbXrBVcqZMfXhvBVrBe'
 
@@ -321,24 +321,6 @@ test('config: no command line, environment or file makes it throw anything but i
       }
     }),
   )
-})
-
-test('config: sizes and durations', () => {
-  assert.deepEqual(
-    ['8 GiB', '8GiB', '1.5 KiB', '0 B', '8 GB', '8', 'constructor', ''].map(parseSize),
-    [2 ** 33, 2 ** 33, 1536, 0, undefined, undefined, undefined, undefined],
-  )
-  assert.deepEqual(['30s', '1h30m', '1.5s', '5ms', '0s', '30', 's', '1h ', ''].map(parseDuration), [
-    30_000,
-    5_400_000,
-    1500,
-    5,
-    0,
-    undefined,
-    undefined,
-    undefined,
-    undefined,
-  ])
 })
 
 test('config: the variables of the service manager are taken away from later children', () => {

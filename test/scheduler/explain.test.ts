@@ -3,7 +3,6 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { ERRORS } from '../../src/base/errors.ts'
 import { explain, reasonOf } from '../../src/scheduler/explain.ts'
-import { formatBytes } from '../../src/scheduler/match.ts'
 import { derivation, environment, GIB } from './samples.ts'
 import { broken, World } from './world.ts'
 
@@ -25,11 +24,19 @@ test('scheduler: what no node has is named, with the closest node', () => {
   world.submit('r', [derivation('a', { memoryBytes: 32 * GIB })])
   const reason = why(world, 'r', 'a')
   assert.equal(reason?.class, 'unsatisfiable')
-  assert.equal(reason?.text, 'no node matches; closest is small: memory >= 32 GiB asked, 2 GiB in all')
+  assert.equal(
+    reason?.text,
+    'no node matches; closest is small: memory >= 32 GiB asked, 2 GiB in all',
+  )
   const explained = explain(world.scheduler, world.step('r', 'a'), world.nowMs)
   assert.match(explained.summary, /^a waits: no node matches/)
   assert.deepEqual(explained.fixes[0], 'lower needs.memory to 16 GiB or less')
-  const matrix = Object.fromEntries(explained.nodes.map(({ node, verdicts }) => [node.record.name, verdicts.filter(({ ok }) => !ok).map((verdict) => verdict.requirement)]))
+  const matrix = Object.fromEntries(
+    explained.nodes.map(({ node, verdicts }) => [
+      node.record.name,
+      verdicts.filter(({ ok }) => !ok).map((verdict) => verdict.requirement),
+    ]),
+  )
   assert.deepEqual(matrix, { small: ['memory'], arm: ['system', 'memory'] })
 })
 
@@ -44,7 +51,10 @@ test('scheduler: a matching node that is away is a temporary reason', () => {
 test('scheduler: a busy mesh tells the place in the queue', () => {
   const world = new World()
   const node = world.node('n1', { cpus: 1 })
-  world.submit('r', ['a', 'b', 'c'].map((name) => derivation(name)))
+  world.submit(
+    'r',
+    ['a', 'b', 'c'].map((name) => derivation(name)),
+  )
   node.take()
   const texts = ['a', 'b', 'c'].flatMap((name) => why(world, 'r', name)?.text ?? [])
   assert.deepEqual(texts, [
@@ -88,11 +98,17 @@ test('scheduler: what is done, failed or runs has no reason to wait', () => {
   world.submit('r', [derivation('a'), derivation('b', { after: ['a'] })])
   node.take()
   assert.equal(why(world, 'r', 'a'), undefined)
-  assert.match(explain(world.scheduler, world.step('r', 'a'), world.nowMs).summary, /building on n1|leased on n1/)
+  assert.match(
+    explain(world.scheduler, world.step('r', 'a'), world.nowMs).summary,
+    /building on n1|leased on n1/,
+  )
   node.build()
   assert.match(explain(world.scheduler, world.step('r', 'a'), world.nowMs).summary, /it is done/)
   node.fail()
-  assert.match(explain(world.scheduler, world.step('r', 'b'), world.nowMs).summary, /failed: exit code 1/)
+  assert.match(
+    explain(world.scheduler, world.step('r', 'b'), world.nowMs).summary,
+    /failed: exit code 1/,
+  )
 })
 
 test('scheduler: a node that matches in every requirement is granted to, one that does not is not', () => {
@@ -100,13 +116,21 @@ test('scheduler: a node that matches in every requirement is granted to, one tha
     { needs: {}, environments: [environment()], ok: true },
     { needs: { cpus: 8 }, environments: [environment()], ok: false },
     { needs: { features: ['kvm'] }, environments: [environment()], ok: false },
-    { needs: { features: ['kvm'] }, environments: [environment({ features: ['kvm', 'big'] })], ok: true },
+    {
+      needs: { features: ['kvm'] },
+      environments: [environment({ features: ['kvm', 'big'] })],
+      ok: true,
+    },
     { needs: {}, environments: [environment({ isolation: 'process' })], ok: false },
     { needs: { sealed: false }, environments: [environment({ isolation: 'process' })], ok: true },
     { needs: { system: 'aarch64-linux' }, environments: [environment()], ok: false },
     { needs: { system: 'any' }, environments: [environment()], ok: true },
     { needs: { tools: ['bison'] }, environments: [environment()], ok: false },
-    { needs: { tools: ['bison'] }, environments: [environment({ tools: { bison: null } })], ok: true },
+    {
+      needs: { tools: ['bison'] },
+      environments: [environment({ tools: { bison: null } })],
+      ok: true,
+    },
   ]
   for (const { needs, environments, ok } of variants) {
     const world = new World()
@@ -120,10 +144,14 @@ test('scheduler: a node that matches in every requirement is granted to, one tha
   }
 })
 
-test('scheduler: byte amounts are short', () => {
-  assert.deepEqual([0, 1023, 1536, GIB, 1.25 * GIB].map(formatBytes), ['0 B', '1023 B', '1.5 KiB', '1 GiB', '1.3 GiB'])
-})
-
 test('scheduler: every code that it fails with is in the table', () => {
-  for (const code of ['MESH0301', 'MESH0302', 'MESH0501', 'MESH0504', 'MESH0505', 'MESH0506'] as const) assert(ERRORS[code] !== undefined)
+  for (const code of [
+    'MESH0301',
+    'MESH0302',
+    'MESH0501',
+    'MESH0504',
+    'MESH0505',
+    'MESH0506',
+  ] as const)
+    assert(ERRORS[code] !== undefined)
 })

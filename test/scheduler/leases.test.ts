@@ -92,7 +92,10 @@ test('scheduler: a run that was given up and is found again takes over from a la
   assert.deepEqual(second.names, ['a'])
   first.up()
   const live = liveOf(world.step('r', 'a'))
-  assert.deepEqual(live.map(({ node }) => node.name), ['n1'])
+  assert.deepEqual(
+    live.map(({ node }) => node.name),
+    ['n1'],
+  )
   second.take()
   assert.deepEqual(second.names, [], 'the second run is cancelled')
   first.build()
@@ -229,7 +232,11 @@ test('scheduler: after a restart of the owner nothing is given out twice during 
   assert.deepEqual(other.names, ['a'], 'then it counts as lost')
   away.up()
   other.take()
-  assert.deepEqual([away.names, other.names], [['a'], []], 'and is adopted when it comes back after all')
+  assert.deepEqual(
+    [away.names, other.names],
+    [['a'], []],
+    'and is adopted when it comes back after all',
+  )
 })
 
 test('scheduler: an owner that lost its last facts asks for the same work again', () => {

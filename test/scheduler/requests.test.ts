@@ -10,7 +10,11 @@ import { broken, failed, liveOf, World } from './world.ts'
 test('scheduler: a graph is built in the order of its inputs', () => {
   const world = new World()
   const node = world.node('n1')
-  const request = world.submit('r', [derivation('c', { after: ['a', 'b'] }), derivation('a'), derivation('b')])
+  const request = world.submit('r', [
+    derivation('c', { after: ['a', 'b'] }),
+    derivation('a'),
+    derivation('b'),
+  ])
   node.take()
   assert.deepEqual(node.names.toSorted(), ['a', 'b'])
   node.build(node.grantOf('a').attempt.id)
@@ -32,12 +36,18 @@ test('scheduler: an unchanged intermediate output stops a rebuild', () => {
   node.build(undefined, 'same')
   node.build()
   const grants = world.grantCount
-  const request = world.submit('second', [derivation('a', { args: ['2'] }), derivation('b', { after: ['a'] })])
+  const request = world.submit('second', [
+    derivation('a', { args: ['2'] }),
+    derivation('b', { after: ['a'] }),
+  ])
   node.take()
   node.build(undefined, 'same')
   assert.equal(request.state, 'done')
   assert.equal(world.grantCount, grants + 1)
-  assert.deepEqual([world.step('second', 'a').cached, world.step('second', 'b').cached], [false, true])
+  assert.deepEqual(
+    [world.step('second', 'a').cached, world.step('second', 'b').cached],
+    [false, true],
+  )
 })
 
 test('scheduler: a request submitted twice is one request', () => {
@@ -73,7 +83,11 @@ test('scheduler: two steps of one request that are one job share its run', () =>
 
 test('scheduler: what holds up most goes first, and a higher priority before it', () => {
   const world = new World()
-  world.submit('r', [derivation('leaf'), derivation('top', { after: ['base'] }), derivation('base')])
+  world.submit('r', [
+    derivation('leaf'),
+    derivation('top', { after: ['base'] }),
+    derivation('base'),
+  ])
   world.submit('urgent', [derivation('now')], { priority: 90 })
   const node = world.node('n1', { cpus: 1 })
   const order: string[] = []
@@ -87,16 +101,25 @@ test('scheduler: what holds up most goes first, and a higher priority before it'
 test('scheduler: a job takes the processors that are free in its range', () => {
   const world = new World()
   const node = world.node('n1', { cpus: 6 })
-  world.submit('r', [derivation('a', { cpus: 2, cpusMax: 4 }), derivation('b', { cpus: 2, cpusMax: 4 })])
+  world.submit('r', [
+    derivation('a', { cpus: 2, cpusMax: 4 }),
+    derivation('b', { cpus: 2, cpusMax: 4 }),
+  ])
   node.take()
-  assert.deepEqual([...node.running.values()].map(({ attempt }) => attempt.cpus), [4, 2])
+  assert.deepEqual(
+    [...node.running.values()].map(({ attempt }) => attempt.cpus),
+    [4, 2],
+  )
   assert.equal(node.entry.allocated.cpus, 6)
 })
 
 test('scheduler: cpus and memory of a node are never given out twice', () => {
   const world = new World()
   const node = world.node('n1', { cpus: 8, memoryBytes: 4 * GIB })
-  world.submit('r', ['a', 'b', 'c'].map((name) => derivation(name, { memoryBytes: 2 * GIB })))
+  world.submit(
+    'r',
+    ['a', 'b', 'c'].map((name) => derivation(name, { memoryBytes: 2 * GIB })),
+  )
   node.take()
   assert.equal(node.names.length, 2)
   node.build(node.attempts[0])
@@ -120,7 +143,10 @@ test('scheduler: a node that drains finishes what it runs and takes nothing new'
 test('scheduler: a capacity below what runs ends nothing, and lets nothing new in', () => {
   const world = new World()
   const node = world.node('n1', { cpus: 2 })
-  world.submit('r', ['a', 'b', 'c'].map((name) => derivation(name)))
+  world.submit(
+    'r',
+    ['a', 'b', 'c'].map((name) => derivation(name)),
+  )
   node.take()
   node.capacity = { ...node.capacity, cpus: 1 }
   node.tell()
@@ -136,37 +162,58 @@ test('scheduler: a capacity below what runs ends nothing, and lets nothing new i
 test('scheduler: a failed build fails its request at once and is not tried again', () => {
   const world = new World()
   const node = world.node('n1')
-  const request = world.submit('r', [derivation('a'), derivation('b'), derivation('c', { after: ['a'] })])
+  const request = world.submit('r', [
+    derivation('a'),
+    derivation('b'),
+    derivation('c', { after: ['a'] }),
+  ])
   node.take()
   node.fail(node.grantOf('a').attempt.id)
   assert.equal(request.state, 'failed')
   assert.equal(world.step('r', 'a').failure?.code, 'MESH0401')
-  assert.deepEqual([world.step('r', 'b').phase, world.step('r', 'c').phase], ['cancelled', 'skipped'])
+  assert.deepEqual(
+    [world.step('r', 'b').phase, world.step('r', 'c').phase],
+    ['cancelled', 'skipped'],
+  )
   world.pass(60_000)
   assert.equal(world.grantCount, 2)
   assert.deepEqual(node.names, [])
   const view = requestView(request, 'owner', world.moment)
-  assert.deepEqual([view.exit, view.counts.failed, view.counts.cancelled, view.failures.length], [1, 1, 2, 1])
+  assert.deepEqual(
+    [view.exit, view.counts.failed, view.counts.cancelled, view.failures.length],
+    [1, 1, 2, 1],
+  )
   assert.equal(view.failures[0]?.logTail, 'no')
 })
 
 test('scheduler: keep-going builds all that hangs on no failure', () => {
   const world = new World()
   const node = world.node('n1')
-  const graph = [derivation('a'), derivation('b'), derivation('c', { after: ['a'] }), derivation('d', { after: ['c'] }), derivation('e', { after: ['b'] })]
+  const graph = [
+    derivation('a'),
+    derivation('b'),
+    derivation('c', { after: ['a'] }),
+    derivation('d', { after: ['c'] }),
+    derivation('e', { after: ['b'] }),
+  ]
   const request = world.submit('r', graph, { keepGoing: true })
   node.take()
   node.fail(node.grantOf('a').attempt.id)
   assert.equal(request.state, 'active')
   world.buildAll()
   assert.equal(request.state, 'failed')
-  assert.deepEqual(graph.map(({ name }) => world.step('r', name).phase), ['failed', 'done', 'skipped', 'skipped', 'done'])
+  assert.deepEqual(
+    graph.map(({ name }) => world.step('r', name).phase),
+    ['failed', 'done', 'skipped', 'skipped', 'done'],
+  )
 })
 
 test('scheduler: a failure at the root of a very deep graph is told to all of it', () => {
   const world = new World()
   const node = world.node('n1')
-  const chain = Array.from({ length: 15_000 }, (_, at) => derivation(`d${at}`, at === 0 ? {} : { after: [`d${at - 1}`] }))
+  const chain = Array.from({ length: 15_000 }, (_, at) =>
+    derivation(`d${at}`, at === 0 ? {} : { after: [`d${at - 1}`] }),
+  )
   const request = world.submit('r', chain, { keepGoing: true })
   node.take()
   node.fail()
@@ -214,7 +261,10 @@ test('scheduler: a job that failed on the only node is tried there again, later 
   assert.equal(request.state, 'failed')
   const view = requestView(request, 'owner', world.moment)
   assert.deepEqual([view.exit, view.failures[0]?.code], [75, 'MESH0505'])
-  assert.match(view.failures[0]?.message ?? '', /3 attempts failed, the last one: MESH0505: it broke/)
+  assert.match(
+    view.failures[0]?.message ?? '',
+    /3 attempts failed, the last one: MESH0505: it broke/,
+  )
 })
 
 test('scheduler: a node that drains is not waited for by a job that failed elsewhere', () => {
@@ -257,7 +307,10 @@ test('scheduler: a result for another action is refused', () => {
   assert(grant !== undefined)
   const outcome: AttemptOutcome = {
     kind: 'built',
-    result: { body: new Uint8Array(), builder: { peerId: node.peerId, signature: new Uint8Array(64) } },
+    result: {
+      body: new Uint8Array(),
+      builder: { peerId: node.peerId, signature: new Uint8Array(64) },
+    },
   }
   const lie = { ...resultOf(grant), outputs: {} }
   world.apply({
@@ -272,7 +325,15 @@ test('scheduler: a result for another action is refused', () => {
       environments: [...node.environments],
       capacity: node.capacity,
       running: [],
-      finished: [{ attempt: grant.attempt.id, outcome, usage: null, phases: {}, bytes: { peer: 0, mirror: 0, local: 0 } }],
+      finished: [
+        {
+          attempt: grant.attempt.id,
+          outcome,
+          usage: null,
+          phases: {},
+          bytes: { peer: 0, mirror: 0, local: 0 },
+        },
+      ],
     },
     results: new Map([[grant.attempt.id, lie]]),
   })
@@ -309,7 +370,10 @@ test('scheduler: a limit fails only the waiters whose own limit was reached; the
   world.submit('long', [derivation('a', { run: { timeoutMs: 60_000 } })])
   // The larger limit did not arrive in time.
   node.finish(timeLimit(10_000))
-  assert.deepEqual([world.request('short').state, world.request('long').state], ['failed', 'active'])
+  assert.deepEqual(
+    [world.request('short').state, world.request('long').state],
+    ['failed', 'active'],
+  )
   assert.equal(node.names.length, 1)
   const job = world.step('long', 'a').job
   assert(job !== undefined)
@@ -335,7 +399,10 @@ test('scheduler: a cancel ends a run only when its last waiter leaves, and after
   world.pass(200)
   assert.equal(node.names.length, 0)
   assert.equal(node.entry.allocated.cpus, 0)
-  assert.deepEqual([world.request('r1').state, world.request('r2').state], ['cancelled', 'cancelled'])
+  assert.deepEqual(
+    [world.request('r1').state, world.request('r2').state],
+    ['cancelled', 'cancelled'],
+  )
   assert.equal(requestView(world.request('r1'), 'owner', world.moment).exit, 8)
 })
 
@@ -377,7 +444,10 @@ test('scheduler: a waiter that some node would do for does not wait for one whos
   assert.equal(node.names.length, 1)
   node.build()
   world.pass(6_000)
-  assert.deepEqual(['huge', 'before', 'after'].map((name) => world.request(name).state), ['active', 'done', 'done'])
+  assert.deepEqual(
+    ['huge', 'before', 'after'].map((name) => world.request(name).state),
+    ['active', 'done', 'done'],
+  )
   assert.equal(world.grantCount, 1)
 })
 
@@ -406,7 +476,10 @@ test('scheduler: no-wait does not fail another request that shares the job and w
   const world = new World()
   world.submit('patient', [derivation('a')])
   world.submit('hasty', [derivation('a')], { noWait: true })
-  assert.deepEqual([world.request('patient').state, world.request('hasty').state], ['active', 'failed'])
+  assert.deepEqual(
+    [world.request('patient').state, world.request('hasty').state],
+    ['active', 'failed'],
+  )
   world.node('n1')
   world.buildAll()
   assert.equal(world.request('patient').state, 'done')
@@ -481,7 +554,10 @@ test('scheduler: a sealed job does not take a node that walls in only another sy
   mixed.take()
   assert.deepEqual(mixed.names, [])
   assert.equal(liveOf(world.step('r', 'a')).length, 0)
-  assert(world.scheduler.queues.of(world.step('r', 'a').job ?? assert.fail()) !== undefined, 'it still waits')
+  assert(
+    world.scheduler.queues.of(world.step('r', 'a').job ?? assert.fail()) !== undefined,
+    'it still waits',
+  )
 })
 
 test('scheduler: a run that ends well before its cancellation took effect is kept for others', () => {

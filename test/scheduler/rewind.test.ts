@@ -48,7 +48,11 @@ test('scheduler: an output is made again at most three times, then its consumer 
 test('scheduler: another output the second time is told; what was built from the first keeps it, the rest takes the new one', () => {
   const world = new World()
   const node = world.node('n1')
-  const request = world.submit('r', [derivation('a'), derivation('b', { after: ['a'] }), derivation('c', { after: ['a'] })])
+  const request = world.submit('r', [
+    derivation('a'),
+    derivation('b', { after: ['a'] }),
+    derivation('c', { after: ['a'] }),
+  ])
   node.take()
   node.build(undefined, 'first')
   node.build(node.grantOf('b').attempt.id)
@@ -67,31 +71,33 @@ test('scheduler: another output the second time is told; what was built from the
 test('scheduler: what waits in the queue with an input that was made anew takes the new one', () => {
   const world = new World()
   const node = world.node('n1', { cpus: 1 })
-  world.submit('r', [derivation('a'), derivation('b', { after: ['a'] }), derivation('c', { after: ['a'] })])
+  world.submit('r', [
+    derivation('a'),
+    derivation('b', { after: ['a'] }),
+    derivation('c', { after: ['a'] }),
+  ])
   node.take()
   node.build(undefined, 'first')
-  const [running] = node.names
-  assert(running !== undefined)
-  lose(node, running, 'in0')
-  // The other consumer is granted before the producer runs again, or after; it must not fail for it.
-  for (let at = 0; at < 10 && world.request('r').state === 'active'; at += 1) {
-    const [name] = node.names
-    if (name === undefined) break
-    const grant = node.grantOf(name)
-    const [[, entry] = []] = grant.action.inputs
-    const now = world.step('r', 'a').outputs?.['out']
-    if (name === 'a') node.build(undefined, 'second')
-    else if (JSON.stringify(entry) === JSON.stringify(now) && world.step('r', 'a').phase === 'done') node.build()
-    else lose(node, name, 'in0')
+  assert.deepEqual([node.names, world.step('r', 'c').job?.phase], [['b'], 'waiting'])
+  lose(node, 'b', 'in0')
+  assert.deepEqual(node.names, ['a'])
+  node.build(undefined, 'second')
+  for (let at = 0; at < 2; at += 1) {
+    const [grant] = node.running.values()
+    assert.deepEqual(grant?.action.inputs[0]?.[1], world.step('r', 'a').outputs?.['out'])
+    node.build()
   }
   assert.equal(world.request('r').state, 'done')
-  assert.equal(world.step('r', 'a').rewinds, 1)
 })
 
 test('scheduler: a run that reports an input lost which was made anew meanwhile just begins again', () => {
   const world = new World()
   const node = world.node('n1')
-  world.submit('r', [derivation('a'), derivation('b', { after: ['a'] }), derivation('c', { after: ['a'] })])
+  world.submit('r', [
+    derivation('a'),
+    derivation('b', { after: ['a'] }),
+    derivation('c', { after: ['a'] }),
+  ])
   node.take()
   node.build(undefined, 'first')
   const late = node.grantOf('c')
@@ -143,7 +149,12 @@ test('scheduler: a request that has the lost output as a source of its own does 
 test('scheduler: with keep-going, a lost output whose producer fails now ends the request', () => {
   const world = new World()
   const node = world.node('n1')
-  const graph = [derivation('a'), derivation('b', { after: ['a'] }), derivation('c', { after: ['a'] }), derivation('d', { after: ['c'] })]
+  const graph = [
+    derivation('a'),
+    derivation('b', { after: ['a'] }),
+    derivation('c', { after: ['a'] }),
+    derivation('d', { after: ['c'] }),
+  ]
   const request = world.submit('r', graph, { keepGoing: true })
   node.take()
   node.build()
@@ -153,7 +164,10 @@ test('scheduler: with keep-going, a lost output whose producer fails now ends th
   assert.deepEqual([world.step('r', 'a').phase, world.step('r', 'b').phase], ['failed', 'skipped'])
   assert.equal(request.state, 'active', 'c still runs')
   node.finish(missing(late, 'in0'), late.attempt.id)
-  assert.deepEqual(['c', 'd'].map((name) => world.step('r', name).phase), ['skipped', 'skipped'])
+  assert.deepEqual(
+    ['c', 'd'].map((name) => world.step('r', name).phase),
+    ['skipped', 'skipped'],
+  )
   assert.equal(request.state, 'failed')
 })
 

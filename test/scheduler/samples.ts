@@ -1,6 +1,12 @@
 /** Graphs, environments and results in the shortest form that tests of the scheduler need. */
 import { sha256, type Digest } from '../../src/wire/digest.ts'
-import { DEFAULT_LIMITS, DEFAULT_NEEDS, type Derivation, type InputRef, type RunLimits } from '../../src/wire/derivation.ts'
+import {
+  DEFAULT_LIMITS,
+  DEFAULT_NEEDS,
+  type Derivation,
+  type InputRef,
+  type RunLimits,
+} from '../../src/wire/derivation.ts'
 import type { Environment } from '../../src/wire/environment.ts'
 import type { RequestWire } from '../../src/wire/facts.ts'
 import { peerIdOf, type ActionResult, type SignedResult } from '../../src/wire/result.ts'
@@ -51,7 +57,8 @@ export function derivation(name: string, options: DerivationOptions = {}): Deriv
     const [from = '', output = 'out'] = reference.split('.')
     inputs[variable()] = { kind: 'output', derivation: from, output }
   }
-  for (const text of options.sources ?? []) inputs[variable()] = { kind: 'entry', entry: fileEntry(text) }
+  for (const text of options.sources ?? [])
+    inputs[variable()] = { kind: 'entry', entry: fileEntry(text) }
   return {
     name,
     builder: options.urls === undefined ? '/bin/sh' : 'builtin:fetch',
@@ -72,7 +79,9 @@ export function derivation(name: string, options: DerivationOptions = {}): Deriv
       features: [...(options.features ?? [])],
     },
     run: { ...DEFAULT_LIMITS, ...options.run },
-    ...(options.urls === undefined ? {} : { fetch: { urls: [...options.urls], sha256: sha256(options.urls.join()) } }),
+    ...(options.urls === undefined
+      ? {}
+      : { fetch: { urls: [...options.urls], sha256: sha256(options.urls.join()) } }),
   }
 }
 
@@ -83,12 +92,21 @@ export interface RequestOptions {
   readonly wanted?: readonly string[]
 }
 
-export function requestWire(name: string, derivations: readonly Derivation[], options: RequestOptions = {}): RequestWire {
+export function requestWire(
+  name: string,
+  derivations: readonly Derivation[],
+  options: RequestOptions = {},
+): RequestWire {
   return {
     id: requestId(name),
     user: 'test/local',
     entry: { peerId: peerOf('entry'), name: 'entry' },
-    graph: { v: 1, name, derivations: [...derivations], wanted: [...(options.wanted ?? derivations.map((each) => each.name))] },
+    graph: {
+      v: 1,
+      name,
+      derivations: [...derivations],
+      wanted: [...(options.wanted ?? derivations.map((each) => each.name))],
+    },
     priority: options.priority ?? 50,
     keepGoing: options.keepGoing ?? false,
     noWait: options.noWait ?? false,
@@ -107,7 +125,8 @@ export interface EnvironmentOptions {
 
 export function environment(options: EnvironmentOptions = {}): Environment {
   const tools: Record<string, Digest | null> = {}
-  for (const [tool, text] of Object.entries(options.tools ?? {})) tools[tool] = text === null ? null : sha256(`tool ${text}`)
+  for (const [tool, text] of Object.entries(options.tools ?? {}))
+    tools[tool] = text === null ? null : sha256(`tool ${text}`)
   return {
     system: options.system ?? LINUX,
     isolation: options.isolation ?? 'namespace',
@@ -128,19 +147,30 @@ export function resultOf(grant: Pick<Grant, 'attempt' | 'action'>, text?: string
     attempt: attempt.id,
     exitCode: 0,
     outputs: Object.fromEntries(
-      action.outputs.map(([name]): [string, Entry] => [name, fileEntry(`${name} ${text ?? attempt.action}`)]),
+      action.outputs.map(([name]): [string, Entry] => [
+        name,
+        fileEntry(`${name} ${text ?? attempt.action}`),
+      ]),
     ),
     log: { digest: sha256(''), size: 0 },
     usage: { wallMs: 1000, cpuMs: 900, maxRssBytes: 1024 },
     userland: attempt.userland,
-    builder: { peerId: attempt.node.peerId, name: attempt.node.name, system: attempt.system, isolation: attempt.isolation },
+    builder: {
+      peerId: attempt.node.peerId,
+      name: attempt.node.name,
+      system: attempt.system,
+      isolation: attempt.isolation,
+    },
     endedAtWallMs: 1_000_000,
   }
 }
 
 /** Stands for a signed result where nobody opens it. */
 export function unsigned(result: ActionResult): SignedResult {
-  return { body: new Uint8Array(), builder: { peerId: result.builder.peerId, signature: new Uint8Array(64) } }
+  return {
+    body: new Uint8Array(),
+    builder: { peerId: result.builder.peerId, signature: new Uint8Array(64) },
+  }
 }
 
 export const sha = (text: string): Digest => sha256(text)

@@ -28,7 +28,9 @@ test('scheduler: a request whose userland has gone says so', () => {
   node.take()
   node.environments = [fedora]
   node.restart()
-  const waiting = ['a', 'b'].map((name) => world.step('r', name)).find((step) => step.job?.phase === 'waiting' && step.job.notBeforeMs === 0)
+  const waiting = ['a', 'b']
+    .map((name) => world.step('r', name))
+    .find((step) => step.job?.phase === 'waiting' && step.job.notBeforeMs === 0)
   assert(waiting !== undefined)
   const reason = reasonOf(world.scheduler, waiting, world.nowMs)
   assert.equal(reason?.class, 'rebind')
@@ -49,7 +51,9 @@ test('scheduler: two requests bound to different userlands do not share a run', 
   one.up()
   world.buildAll()
   assert.deepEqual([world.request('r1').state, world.request('r2').state], ['done', 'done'])
-  const bases = ['r1', 'r2'].map((name) => world.step(name, 'last').job?.attempts[0]?.userland?.base)
+  const bases = ['r1', 'r2'].map(
+    (name) => world.step(name, 'last').job?.attempts[0]?.userland?.base,
+  )
   assert.deepEqual(bases, [debian.base, fedora.base])
 })
 
@@ -63,7 +67,11 @@ test('scheduler: a stored result of another userland is not taken by a request t
   const two = world.node('n2', { environments: [fedora] })
   world.submit('r2', [derivation('b'), derivation('a')])
   two.take()
-  assert.deepEqual(two.names.toSorted(), ['a', 'b'], 'nobody there has the userland of the stored result')
+  assert.deepEqual(
+    two.names.toSorted(),
+    ['a', 'b'],
+    'nobody there has the userland of the stored result',
+  )
   one.up()
   world.buildAll()
   assert.equal(world.step('r2', 'a').cached, false)
@@ -94,44 +102,47 @@ test('scheduler: who joins a run is bound to its userland', () => {
   assert.equal(world.request('r2').bindings.get('x86_64-linux')?.base, debian.base)
 })
 
-test('scheduler: a late result of a userland that its request has left is not taken', () => {
-  const world = new World()
-  const one = world.node('n1', { environments: [debian] })
-  world.submit('r1', [derivation('a')])
-  one.take()
-  one.down()
-  world.pass(12_000)
-  assert.equal(world.step('r1', 'a').job?.attempts[0]?.state, 'lost')
-  // A second request, bound elsewhere, comes to wait at the job; then the first one goes.
-  const two = world.node('n2', { cpus: 1, environments: [fedora] })
-  world.submit('r2', [derivation('x'), derivation('a')])
-  world.cancel('r1')
-  world.pass(3_000)
-  const bound = world.request('r2').bindings.get('x86_64-linux')?.base
-  assert.equal(bound, fedora.base)
-  one.build()
-  one.up()
-  assert.notEqual(world.step('r2', 'a').phase, 'done')
-  two.take()
-  world.buildAll()
-  world.pass(5_000)
-  world.buildAll()
-  assert.equal(world.request('r2').state, 'done')
-  for (const step of world.request('r2').steps.values())
-    assert.equal(step.job?.attempts.findLast(({ state }) => state === 'done')?.userland?.base, fedora.base)
-})
+for (const kind of ['run', 'result'] as const)
+  test(`scheduler: a ${kind} that comes back is not taken by a request that is bound to another userland`, () => {
+    const world = new World()
+    const one = world.node('n1', { environments: [debian] })
+    world.submit('r1', [derivation('a')])
+    one.take()
+    one.down()
+    world.pass(12_000)
+    // A second request comes to wait at the job, the first one goes, and only then the second is bound.
+    world.submit('r2', [derivation('x'), derivation('a')])
+    const { job } = world.step('r1', 'a')
+    assert.equal(world.step('r2', 'a').job, job)
+    world.cancel('r1')
+    const two = world.node('n2', { cpus: 1, environments: [fedora] })
+    assert.deepEqual(two.names, ['x'])
+    if (kind === 'result') one.build()
+    one.up()
+    assert.deepEqual([one.names, world.step('r2', 'a').phase], [[], 'open'])
+    two.build()
+    assert.deepEqual(two.names, ['a'])
+    two.build()
+    assert.equal(world.request('r2').state, 'done')
+  })
 
 test('scheduler: a tool that is asked for is probed first, and is part of the binding', () => {
   const world = new World()
   const bare = environment({ base: 'debian' })
   const node = world.node('n1', { environments: [bare] })
-  world.submit('r', [derivation('a', { tools: ['gfortran'] }), derivation('b', { after: ['a'], tools: ['gfortran'] })])
+  world.submit('r', [
+    derivation('a', { tools: ['gfortran'] }),
+    derivation('b', { after: ['a'], tools: ['gfortran'] }),
+  ])
   const desired = node.receive()
   assert.deepEqual([desired?.tools, desired?.grants], [['gfortran'], []])
   node.environments = [{ ...bare, tools: { gfortran: sha('12') } }]
   node.tell()
   assert.deepEqual(node.names, ['a'])
-  const other = world.node('n2', { cpus: 16, environments: [{ ...bare, tools: { gfortran: sha('13') } }] })
+  const other = world.node('n2', {
+    cpus: 16,
+    environments: [{ ...bare, tools: { gfortran: sha('13') } }],
+  })
   node.build()
   assert.deepEqual([node.names, other.names], [['b'], []])
 })
@@ -139,8 +150,14 @@ test('scheduler: a tool that is asked for is probed first, and is part of the bi
 test('scheduler: a machine that differs in one tool of the request takes none of its jobs', () => {
   // Else one job might take flex there, another m4 here, and no machine be left for the third that needs both.
   const world = new World()
-  const node = world.node('n1', { cpus: 1, environments: [{ ...debian, tools: { flex: sha('1') } }] })
-  world.submit('r', [derivation('lexer', { tools: ['flex'] }), derivation('plain', { after: ['lexer'] })])
+  const node = world.node('n1', {
+    cpus: 1,
+    environments: [{ ...debian, tools: { flex: sha('1') } }],
+  })
+  world.submit('r', [
+    derivation('lexer', { tools: ['flex'] }),
+    derivation('plain', { after: ['lexer'] }),
+  ])
   node.take()
   node.build()
   node.down()
@@ -148,7 +165,11 @@ test('scheduler: a machine that differs in one tool of the request takes none of
   world.pass(12_000)
   assert.deepEqual(other.names, [])
   const same = world.node('n3', { environments: [debian] })
-  assert.deepEqual([same.names, same.receive()?.tools], [[], ['flex']], 'it is asked for the tool first')
+  assert.deepEqual(
+    [same.names, same.receive()?.tools],
+    [[], ['flex']],
+    'it is asked for the tool first',
+  )
   same.environments = [{ ...debian, tools: { flex: sha('1') } }]
   same.tell()
   assert.deepEqual(same.names, ['plain'])
@@ -156,16 +177,25 @@ test('scheduler: a machine that differs in one tool of the request takes none of
 
 test('scheduler: the bindings of all who wait for a job hold for its run', () => {
   const world = new World()
-  const node = world.node('n1', { environments: [{ ...debian, tools: { flex: sha('1'), m4: sha('1') } }] })
-  const both = (name: string, after: string) => derivation(name, { args: ['both'], tools: ['flex', 'm4'], after: [after] })
+  const node = world.node('n1', {
+    environments: [{ ...debian, tools: { flex: sha('1'), m4: sha('1') } }],
+  })
+  const both = (name: string, after: string) =>
+    derivation(name, { args: ['both'], tools: ['flex', 'm4'], after: [after] })
   world.submit('r1', [derivation('l', { tools: ['flex'] }), both('x', 'l')])
   world.submit('r2', [derivation('m', { tools: ['m4'] }), both('y', 'm')])
   node.take()
   node.state = 'draining'
   for (const attempt of node.attempts) node.build(attempt, 'same')
   assert.equal(world.step('r1', 'x').job, world.step('r2', 'y').job)
-  for (const tools of [{ flex: sha('2'), m4: sha('1') }, { flex: sha('1'), m4: sha('2') }])
-    assert.deepEqual(world.node(`mixed-${tools.flex.slice(0, 4)}`, { environments: [{ ...debian, tools }] }).names, [])
+  for (const tools of [
+    { flex: sha('2'), m4: sha('1') },
+    { flex: sha('1'), m4: sha('2') },
+  ])
+    assert.deepEqual(
+      world.node(`mixed-${tools.flex.slice(0, 4)}`, { environments: [{ ...debian, tools }] }).names,
+      [],
+    )
   node.state = 'ready'
   node.tell()
   assert.equal(node.names.length, 1)
@@ -175,7 +205,8 @@ test('scheduler: the bindings of all who wait for a job hold for its run', () =>
 
 test('scheduler: requests whose userlands grow apart while one run serves both keep it, and part when it is lost', () => {
   const world = new World()
-  const node = (name: string, flex: string) => world.node(name, { cpus: 2, environments: [{ ...debian, tools: { flex: sha(flex) } }] })
+  const node = (name: string, flex: string) =>
+    world.node(name, { cpus: 2, environments: [{ ...debian, tools: { flex: sha(flex) } }] })
   const first = node('n1', '1')
   world.submit('r1', [derivation('common'), derivation('l', { tools: ['flex'] })])
   first.take()
@@ -190,7 +221,10 @@ test('scheduler: requests whose userlands grow apart while one run serves both k
   assert.notEqual(jobs[0], jobs[1])
   world.buildAll()
   assert.deepEqual([world.request('r1').state, world.request('r2').state], ['done', 'done'])
-  assert.deepEqual(jobs.map((each) => each?.attempts.at(-1)?.node.name), ['n1', 'n2'])
+  assert.deepEqual(
+    jobs.map((each) => each?.attempts.at(-1)?.node.name),
+    ['n1', 'n2'],
+  )
 })
 
 test('scheduler: a waiting job whose waiters were bound to different userlands is parted', () => {
@@ -209,7 +243,10 @@ test('scheduler: a waiting job whose waiters were bound to different userlands i
   assert.deepEqual([one.names, two.names], [['l'], ['m']])
   const jobs = [world.step('r1', 'c1').job, world.step('r2', 'c2').job]
   assert.notEqual(jobs[0], jobs[1])
-  assert.deepEqual(jobs.map((job) => job?.phase), ['waiting', 'waiting'])
+  assert.deepEqual(
+    jobs.map((job) => job?.phase),
+    ['waiting', 'waiting'],
+  )
 })
 
 test('scheduler: a fetch has no userland: all share it', () => {
@@ -240,14 +277,19 @@ test('scheduler: all who wait for a run are bound before any of their other jobs
   two.tell()
   const other = derivation('other', { memoryBytes: big })
   world.submit('r1', [derivation('base'), derivation('x', { args: ['shared'], memoryBytes: big })])
-  world.submit('r2', [derivation('base'), derivation('y', { args: ['shared'], memoryBytes: big }), other])
+  world.submit('r2', [
+    derivation('base'),
+    derivation('y', { args: ['shared'], memoryBytes: big }),
+    other,
+  ])
   one.state = 'ready'
   one.tell()
   world.pass(1_000)
   for (const name of ['r1', 'r2']) {
     const { bindings, steps } = world.request(name)
     for (const step of steps.values())
-      for (const attempt of step.job?.attempts ?? []) assert.equal(attempt.userland?.base, bindings.get('x86_64-linux')?.base)
+      for (const attempt of step.job?.attempts ?? [])
+        assert.equal(attempt.userland?.base, bindings.get('x86_64-linux')?.base)
   }
 })
 

@@ -10,9 +10,31 @@ import type { Environment } from '../../src/wire/environment.ts'
 import { Fact } from '../../src/wire/facts.ts'
 import type { ActionResult } from '../../src/wire/result.ts'
 import type { AttemptOutcome, FinishedAttempt, SyncMessage } from '../../src/wire/work-messages.ts'
-import { isLive, type Attempt, type NodeEntry, type Request, type Step } from '../../src/scheduler/model.ts'
-import { Scheduler, type Desired, type Effect, type Event, type Grant, type Moment } from '../../src/scheduler/scheduler.ts'
-import { environment, GIB, peerOf, requestId, requestWire, resultOf, unsigned, type RequestOptions } from './samples.ts'
+import {
+  isLive,
+  type Attempt,
+  type NodeEntry,
+  type Request,
+  type Step,
+} from '../../src/scheduler/model.ts'
+import {
+  Scheduler,
+  type Desired,
+  type Effect,
+  type Event,
+  type Grant,
+  type Moment,
+} from '../../src/scheduler/scheduler.ts'
+import {
+  environment,
+  GIB,
+  peerOf,
+  requestId,
+  requestWire,
+  resultOf,
+  unsigned,
+  type RequestOptions,
+} from './samples.ts'
 
 export class World {
   scheduler = new Scheduler()
@@ -44,7 +66,10 @@ export class World {
     for (const effect of effects) {
       if (effect.type === 'fact') this.facts.push(effect.fact)
       if (effect.type === 'commit')
-        this.cache.set(effect.result.jobKey, [...(this.cache.get(effect.result.jobKey) ?? []), effect.result])
+        this.cache.set(effect.result.jobKey, [
+          ...(this.cache.get(effect.result.jobKey) ?? []),
+          effect.result,
+        ])
       if (effect.type === 'lookup') this.#lookups.push(effect)
     }
     if (this.isSyncing) this.syncedSeq = this.scheduler.state.factSeq
@@ -54,10 +79,14 @@ export class World {
   /** Answers the look-ups that are open, or those for the named derivations. */
   answer(...names: readonly string[]): void {
     const isMeant = (job: string): boolean =>
-      names.length === 0 || [...(this.scheduler.findJob(job)?.waiters ?? [])].some((step) => names.includes(step.derivation.name))
+      names.length === 0 ||
+      [...(this.scheduler.findJob(job)?.waiters ?? [])].some((step) =>
+        names.includes(step.derivation.name),
+      )
     const meant = this.#lookups.filter(({ job }) => isMeant(job))
     for (const lookup of meant) this.#lookups.splice(this.#lookups.indexOf(lookup), 1)
-    for (const { job, key } of meant) this.apply({ type: 'looked-up', job, results: this.cache.get(key) ?? [] })
+    for (const { job, key } of meant)
+      this.apply({ type: 'looked-up', job, results: this.cache.get(key) ?? [] })
   }
 
   submit(name: string, derivations: readonly Derivation[], options: RequestOptions = {}): Request {
@@ -107,7 +136,7 @@ export class World {
 
   /** All connected nodes take what they are granted, and build it, until nothing moves. */
   buildAll(): void {
-    for (let moved = true; moved; ) {
+    for (let moved = true; moved;) {
       moved = false
       for (const node of this.nodes) {
         if (!node.isConnected) continue
@@ -125,7 +154,8 @@ export class World {
     for (const node of this.nodes) node.isConnected = false
     this.facts.length = this.syncedSeq
     this.scheduler = new Scheduler()
-    for (const fact of this.facts) this.scheduler.replay(decodeObject(Fact, encodeObject(Fact, fact), 'fact'))
+    for (const fact of this.facts)
+      this.scheduler.replay(decodeObject(Fact, encodeObject(Fact, fact), 'fact'))
     this.#take(this.scheduler.recover(this.moment))
   }
 
@@ -164,7 +194,11 @@ export class WorldNode {
     this.name = name
     this.peerId = peerOf(name)
     this.environments = options.environments ?? [environment()]
-    this.capacity = { cpus: options.cpus ?? 4, memoryBytes: options.memoryBytes ?? 16 * GIB, diskBytes: 100 * GIB }
+    this.capacity = {
+      cpus: options.cpus ?? 4,
+      memoryBytes: options.memoryBytes ?? 16 * GIB,
+      diskBytes: 100 * GIB,
+    }
   }
 
   get entry(): NodeEntry {
@@ -186,8 +220,19 @@ export class WorldNode {
     this.isConnected = true
     this.#syncSeq = 0
     this.#desiredSeq = 0
-    const record = { peerId: this.peerId, name: this.name, roles: ['worker' as const], addresses: [], http: null }
-    this.world.apply({ type: 'node-up', record, version: { mesh: '0', protocols: [] }, boot: `${this.#boot}` })
+    const record = {
+      peerId: this.peerId,
+      name: this.name,
+      roles: ['worker' as const],
+      addresses: [],
+      http: null,
+    }
+    this.world.apply({
+      type: 'node-up',
+      record,
+      version: { mesh: '0', protocols: [] },
+      boot: `${this.#boot}`,
+    })
     this.sync()
     this.take()
   }
@@ -219,7 +264,12 @@ export class WorldNode {
       running: this.attempts.map((attempt) => ({ attempt, phase: 'building', phases: {} })),
       finished: [...this.finished.values()],
     }
-    this.world.apply({ type: 'sync', peerId: this.peerId, message, results: new Map(this.#results) })
+    this.world.apply({
+      type: 'sync',
+      peerId: this.peerId,
+      message,
+      results: new Map(this.#results),
+    })
   }
 
   /** Receives the desired state and does it, then says so. */
@@ -248,18 +298,31 @@ export class WorldNode {
 
   /** The next message to it, unread. */
   receive(): Desired | undefined {
-    const desired = this.world.scheduler.desiredOf(this.peerId, this.world.syncedSeq, this.#desiredSeq + 1)
+    const desired = this.world.scheduler.desiredOf(
+      this.peerId,
+      this.world.syncedSeq,
+      this.#desiredSeq + 1,
+    )
     if (desired !== undefined) this.#desiredSeq += 1
     return desired
   }
 
   #end(attempt: string, outcome: AttemptOutcome): void {
-    this.finished.set(attempt, { attempt, outcome, usage: null, phases: {}, bytes: { peer: 1, mirror: 0, local: 0 } })
+    this.finished.set(attempt, {
+      attempt,
+      outcome,
+      usage: null,
+      phases: {},
+      bytes: { peer: 1, mirror: 0, local: 0 },
+    })
   }
 
   #only(): string {
     const [attempt, ...others] = this.attempts
-    assert(attempt !== undefined && others.length === 0, `${this.name} runs ${this.attempts.length} attempts, not one`)
+    assert(
+      attempt !== undefined && others.length === 0,
+      `${this.name} runs ${this.attempts.length} attempts, not one`,
+    )
     return attempt
   }
 
@@ -308,13 +371,18 @@ export const failed = {
   logTail: 'no',
 } as const satisfies AttemptOutcome
 
-export const broken: AttemptOutcome = { kind: 'infrastructure', code: 'MESH0505', message: 'it broke' }
+export const broken: AttemptOutcome = {
+  kind: 'infrastructure',
+  code: 'MESH0505',
+  message: 'it broke',
+}
 
 /** The inputs that `grant` takes from the outputs of others are gone. */
 export function missing(grant: Grant, ...variables: readonly string[]): AttemptOutcome {
   const inputs: Digest[] = []
   for (const [path, entry] of grant.action.inputs)
-    if (entry.kind !== 'symlink' && variables.some((name) => path.endsWith(`/${name}`))) inputs.push(entry.digest)
+    if (entry.kind !== 'symlink' && variables.some((name) => path.endsWith(`/${name}`)))
+      inputs.push(entry.digest)
   return { kind: 'missing', inputs, message: `${variables.join()} is nowhere` }
 }
 

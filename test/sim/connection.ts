@@ -22,8 +22,14 @@ export class Connection {
 
   send(direction: 'up' | 'down', deliver: () => void): void {
     if (!this.isOpen) return
-    const latencyMs = this.#dice.chance(0.05) ? this.#dice.between(50, 800) : this.#dice.between(1, 30)
-    const atMs = Math.max(this.#last[direction], this.#clock.nowMs() + latencyMs, this.#stalledUntilMs)
+    const latencyMs = this.#dice.chance(0.05)
+      ? this.#dice.between(50, 800)
+      : this.#dice.between(1, 30)
+    const atMs = Math.max(
+      this.#last[direction],
+      this.#clock.nowMs() + latencyMs,
+      this.#stalledUntilMs,
+    )
     this.#last[direction] = atMs
     const times = this.#dice.chance(0.02) ? 2 : 1
     for (let at = 0; at < times; at += 1)

@@ -21,7 +21,8 @@ export class DurableIndex {
 
 /** After every event: at most one live attempt of a job, and reservations that are right and fit. */
 export function checkState(sim: Simulation, scheduler: Scheduler): void {
-  for (const jobs of scheduler.state.openJobs.values()) for (const job of jobs) checkJob(sim, scheduler, job)
+  for (const jobs of scheduler.state.openJobs.values())
+    for (const job of jobs) checkJob(sim, scheduler, job)
   for (const node of scheduler.nodes.values()) {
     let cpus = 0
     let memoryBytes = 0
@@ -45,21 +46,43 @@ export function checkState(sim: Simulation, scheduler: Scheduler): void {
 function checkJob(sim: Simulation, scheduler: Scheduler, job: Job): void {
   const live = job.attempts.filter(isLive)
   sim.check(live.length <= 1, `${job.id} has ${live.length} live attempts`)
-  sim.check((job.phase === 'leased') === live.length > 0, `${job.id} is ${job.phase} with ${live.length} live attempts`)
-  sim.check(live.length > 0 || job.waiters.size > 0, `${job.id} is ${job.phase}, though nobody waits for it`)
+  sim.check(
+    (job.phase === 'leased') === live.length > 0,
+    `${job.id} is ${job.phase} with ${live.length} live attempts`,
+  )
+  sim.check(
+    live.length > 0 || job.waiters.size > 0,
+    `${job.id} is ${job.phase}, though nobody waits for it`,
+  )
   for (const attempt of live) {
     const node = scheduler.nodes.get(attempt.node.peerId)
-    sim.check(node === undefined || node.attempts.has(attempt), `${attempt.id} has no reservation on ${attempt.node.name}`)
+    sim.check(
+      node === undefined || node.attempts.has(attempt),
+      `${attempt.id} has no reservation on ${attempt.node.name}`,
+    )
   }
-  for (const step of job.waiters) sim.check(step.job === job && step.phase === 'open', `${step.id} is ${step.phase} and waits at ${job.id}`)
+  for (const step of job.waiters)
+    sim.check(
+      step.job === job && step.phase === 'open',
+      `${step.id} is ${step.phase} and waits at ${job.id}`,
+    )
 }
 
 /** Nothing that hangs on a fact leaves before the fact is on the disk. */
 export function checkDesired(sim: Simulation, desired: Desired, durable: DurableIndex): void {
-  sim.check(sim.useEpoch(desired.epoch), `epoch ${desired.epoch} was used by an earlier life of the owner`)
-  for (const { attempt } of desired.grants) sim.check(durable.granted.has(attempt.id), `grant of ${attempt.id} left before it was durable`)
-  for (const attempt of desired.ack) sim.check(durable.ended.has(attempt), `acknowledgement of ${attempt} left before it was durable`)
-  for (const attempt of desired.cancel) sim.check(durable.ended.has(attempt), `cancellation of ${attempt} left before it was durable`)
+  sim.check(
+    sim.useEpoch(desired.epoch),
+    `epoch ${desired.epoch} was used by an earlier life of the owner`,
+  )
+  for (const { attempt } of desired.grants)
+    sim.check(durable.granted.has(attempt.id), `grant of ${attempt.id} left before it was durable`)
+  for (const attempt of desired.ack)
+    sim.check(
+      durable.ended.has(attempt),
+      `acknowledgement of ${attempt} left before it was durable`,
+    )
+  for (const attempt of desired.cancel)
+    sim.check(durable.ended.has(attempt), `cancellation of ${attempt} left before it was durable`)
 }
 
 /** No step gets other outputs without a notice. */
@@ -73,7 +96,10 @@ export function checkHistory(sim: Simulation, facts: readonly Fact[]): void {
     pins.set(step, outputs)
     if (before === undefined || before === outputs) continue
     const next = facts[at + 1]
-    sim.check(next?.type === 'noticed' && next.request === fact.request, `${step} got other outputs without a notice`)
+    sim.check(
+      next?.type === 'noticed' && next.request === fact.request,
+      `${step} got other outputs without a notice`,
+    )
   }
 }
 
@@ -81,13 +107,22 @@ export function checkHistory(sim: Simulation, facts: readonly Fact[]): void {
 export function checkUserlands(sim: Simulation, request: Request): void {
   const seen = new Map<string, Userland>()
   for (const step of request.steps.values()) {
-    const made = step.phase === 'done' && step.action !== undefined ? sim.userlands.get(step.action) : undefined
+    const made =
+      step.phase === 'done' && step.action !== undefined
+        ? sim.userlands.get(step.action)
+        : undefined
     if (made === undefined || made.userland === null) continue
     const { system, userland } = made
     const before = seen.get(system) ?? userland
-    sim.check(before.base === userland.base, `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another base`)
+    sim.check(
+      before.base === userland.base,
+      `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another base`,
+    )
     for (const [tool, digest] of Object.entries(userland.tools))
-      sim.check(!(tool in before.tools) || before.tools[tool] === digest, `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another ${tool}`)
+      sim.check(
+        !(tool in before.tools) || before.tools[tool] === digest,
+        `${request.wire.id} mixes two userlands of ${system}: ${step.derivation.name} has another ${tool}`,
+      )
     seen.set(system, { base: before.base, tools: { ...before.tools, ...userland.tools } })
   }
 }
@@ -99,13 +134,19 @@ export function checkReplay(sim: Simulation, scheduler: Scheduler, facts: readon
   const [lived, anew] = [durableState(scheduler), durableState(replayed)]
   for (const [name, value] of Object.entries(lived))
     sim.check(value === anew[name], `${name} is ${value} as lived, and ${anew[name]} as replayed`)
-  for (const name of Object.keys(anew)) sim.check(name in lived, `${name} is there only as replayed`)
+  for (const name of Object.keys(anew))
+    sim.check(name in lived, `${name} is there only as replayed`)
 }
 
 function durableState(scheduler: Scheduler): Record<string, string> {
   const { state } = scheduler
   const lines: Record<string, string> = {
-    counts: stable([state.epoch, state.factSeq, state.finishedStepCount, [...state.finished].map(({ wire }) => wire.id)]),
+    counts: stable([
+      state.epoch,
+      state.factSeq,
+      state.finishedStepCount,
+      [...state.finished].map(({ wire }) => wire.id),
+    ]),
     open: stable([...state.openJobs].map(([key, jobs]) => [key, [...jobs].map(({ id }) => id)])),
   }
   for (const [id, request] of state.requests) {
@@ -126,10 +167,22 @@ function durableState(scheduler: Scheduler): Record<string, string> {
   for (const [id, job] of state.jobs) {
     // Whether it was looked up already is not durable.
     const phase = job.phase === 'lookup' ? 'waiting' : job.phase
-    const attempts = job.attempts.map((attempt) => [attempt.id, isLive(attempt) ? 'live' : attempt.state, attempt.error])
+    const attempts = job.attempts.map((attempt) => [
+      attempt.id,
+      isLive(attempt) ? 'live' : attempt.state,
+      attempt.error,
+    ])
     const waiters = [...job.waiters].map((step) => step.id)
     const shownBy = [...job.shownBy].map((step) => step.id)
-    lines[id] = stable([phase, job.rebuild, job.infraFailures, [...job.avoid], waiters, shownBy, attempts])
+    lines[id] = stable([
+      phase,
+      job.rebuild,
+      job.infraFailures,
+      [...job.avoid],
+      waiters,
+      shownBy,
+      attempts,
+    ])
   }
   return lines
 }

@@ -12,7 +12,11 @@ const { values } = parseArgs({
 })
 
 const [seedCount, firstSeed, nodeCount] = [values.seeds, values.seed, values.nodes].map(Number)
-if (![seedCount, firstSeed, nodeCount].every((value) => Number.isSafeInteger(value) && Number(value) >= 1)) {
+if (
+  ![seedCount, firstSeed, nodeCount].every(
+    (value) => Number.isSafeInteger(value) && Number(value) >= 1,
+  )
+) {
   process.stderr.write('usage: npm run sim -- --seeds N [--seed S] [--nodes N] [--trace]\n')
   process.exit(2)
 }
@@ -20,14 +24,26 @@ if (![seedCount, firstSeed, nodeCount].every((value) => Number.isSafeInteger(val
 const totals = { events: 0, virtualMs: 0, facts: 0, crashes: 0, done: 0, failed: 0, cancelled: 0 }
 const startedAtMs = performance.now()
 for (let seed = firstSeed ?? 1; seed < (firstSeed ?? 1) + (seedCount ?? 1); seed += 1) {
-  const onTrace = values.trace ? (line: string): void => void process.stdout.write(`${line}\n`) : undefined
+  const onTrace = values.trace
+    ? (line: string): void => void process.stdout.write(`${line}\n`)
+    : undefined
   try {
-    const report = new Simulation({ seed, nodeCount: nodeCount ?? 8, ...(onTrace === undefined ? {} : { onTrace }) }).run()
-    for (const key of ['events', 'virtualMs', 'facts', 'crashes'] as const) totals[key] += report[key]
+    const report = new Simulation({
+      seed,
+      nodeCount: nodeCount ?? 8,
+      ...(onTrace === undefined ? {} : { onTrace }),
+    }).run()
+    for (const key of ['events', 'virtualMs', 'facts', 'crashes'] as const)
+      totals[key] += report[key]
     for (const key of ['done', 'failed', 'cancelled'] as const) totals[key] += report.requests[key]
   } catch (error) {
-    const message = error instanceof BrokenInvariant ? error.message : `seed ${seed}: ${error instanceof Error ? error.stack : String(error)}`
-    process.stderr.write(`${message}\nagain: npm run sim -- --seeds 1 --seed ${seed} --nodes ${nodeCount} --trace\n`)
+    const message =
+      error instanceof BrokenInvariant
+        ? error.message
+        : `seed ${seed}: ${error instanceof Error ? error.stack : String(error)}`
+    process.stderr.write(
+      `${message}\nagain: npm run sim -- --seeds 1 --seed ${seed} --nodes ${nodeCount} --trace\n`,
+    )
     process.exit(1)
   }
 }

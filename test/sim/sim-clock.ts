@@ -7,7 +7,8 @@ interface Scheduled {
   fire: (() => void) | undefined
 }
 
-const before = (a: Scheduled, b: Scheduled): boolean => a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order)
+const before = (a: Scheduled, b: Scheduled): boolean =>
+  a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order)
 
 export class SimClock implements Clock {
   #nowMs = 1_000
@@ -24,7 +25,11 @@ export class SimClock implements Clock {
   }
 
   setTimer(delayMs: number, fire: () => void): Timer {
-    const event: Scheduled = { atMs: this.#nowMs + Math.max(0, delayMs), order: (this.#order += 1), fire }
+    const event: Scheduled = {
+      atMs: this.#nowMs + Math.max(0, delayMs),
+      order: (this.#order += 1),
+      fire,
+    }
     this.#heap.push(event)
     this.#rise(this.#heap.length - 1)
     return {
@@ -51,7 +56,7 @@ export class SimClock implements Clock {
   }
 
   #rise(from: number): void {
-    for (let at = from; at > 0; ) {
+    for (let at = from; at > 0;) {
       const parent = (at - 1) >>> 1
       if (!this.#swapIfBefore(at, parent)) return
       at = parent
@@ -62,7 +67,7 @@ export class SimClock implements Clock {
     const last = this.#heap.pop()
     if (last === undefined || this.#heap.length === 0) return
     this.#heap[0] = last
-    for (let at = 0; ; ) {
+    for (let at = 0; ;) {
       const left = 2 * at + 1
       const [a, b] = [this.#heap[left], this.#heap[left + 1]]
       const child = a !== undefined && b !== undefined && before(b, a) ? left + 1 : left

@@ -77,7 +77,9 @@ export class SimOwner {
 
   /** Facts that were applied, whether they are on the disk or not. */
   get allFacts(): Fact[] {
-    const unwritten = [...this.#writing, ...this.#batch.effects].flatMap((effect) => (effect.type === 'fact' ? [effect.fact] : []))
+    const unwritten = [...this.#writing, ...this.#batch.effects].flatMap((effect) =>
+      effect.type === 'fact' ? [effect.fact] : [],
+    )
     return [...this.#disk.facts, ...unwritten]
   }
 
@@ -90,7 +92,10 @@ export class SimOwner {
   submit(request: RequestWire, onAccepted: () => void): void {
     this.apply({ type: 'submit', request })
     this.#whenSynced(() => {
-      this.#sim.check(this.#disk.index.accepted.has(request.id), `acceptance of ${request.id} left before it was durable`)
+      this.#sim.check(
+        this.#disk.index.accepted.has(request.id),
+        `acceptance of ${request.id} left before it was durable`,
+      )
       onAccepted()
     })
   }
@@ -106,7 +111,12 @@ export class SimOwner {
     this.apply({ type: 'node-down', peerId: worker.peerId, note: 'the connection broke' })
   }
 
-  sync(worker: SimWorker, connection: Connection, message: SyncMessage, results: ReadonlyMap<string, ActionResult>): void {
+  sync(
+    worker: SimWorker,
+    connection: Connection,
+    message: SyncMessage,
+    results: ReadonlyMap<string, ActionResult>,
+  ): void {
     if (this.#ports.get(worker.peerId)?.connection !== connection) return
     this.apply({ type: 'sync', peerId: worker.peerId, message, results })
   }
@@ -123,7 +133,9 @@ export class SimOwner {
   // ---- effects, as in the driver of a node
 
   #take(effects: readonly Effect[]): void {
-    for (const effect of effects) if (effect.type === 'fact') this.#sim.trace(`fact ${effect.fact.type} ${factSubject(effect.fact)}`)
+    for (const effect of effects)
+      if (effect.type === 'fact')
+        this.#sim.trace(`fact ${effect.fact.type} ${factSubject(effect.fact)}`)
     this.#batch.effects.push(...effects)
     this.#arm()
     this.#flush()
@@ -135,7 +147,8 @@ export class SimOwner {
   }
 
   #flush(): void {
-    if (this.#isFlushing || (this.#batch.effects.length === 0 && this.#batch.waiting.length === 0)) return
+    if (this.#isFlushing || (this.#batch.effects.length === 0 && this.#batch.waiting.length === 0))
+      return
     this.#isFlushing = true
     const { clock, dice } = this.#sim
     // Events of one turn of the event loop share a write.
@@ -146,7 +159,8 @@ export class SimOwner {
       this.#writing = batch.effects
       const seq = this.scheduler.state.factSeq
       const facts = factsOf(batch.effects)
-      const tookMs = facts.length === 0 ? 0 : dice.chance(0.03) ? dice.between(100, 3_000) : dice.between(1, 8)
+      const tookMs =
+        facts.length === 0 ? 0 : dice.chance(0.03) ? dice.between(100, 3_000) : dice.between(1, 8)
       clock.setTimer(tookMs, () => {
         if (!this.isAlive) return
         this.#commit(batch.effects)
@@ -171,7 +185,11 @@ export class SimOwner {
       if (effect.type !== 'lookup') continue
       const { job, key } = effect
       this.#sim.clock.setTimer(this.#sim.dice.between(1, 20), () =>
-        this.apply({ type: 'looked-up', job, results: [...(this.#disk.cache.get(key)?.values() ?? [])] }),
+        this.apply({
+          type: 'looked-up',
+          job,
+          results: [...(this.#disk.cache.get(key)?.values() ?? [])],
+        }),
       )
     }
   }

@@ -133,7 +133,8 @@ export class SimWorker {
   #beat(boot: number): void {
     this.#sim.clock.setTimer(HEARTBEAT_MS, () => {
       if (!this.isUp || this.#boot !== boot) return
-      if (this.connection !== undefined && this.#sim.clock.nowMs() - this.#heardAtMs > SILENCE_MS) this.#loseConnection()
+      if (this.connection !== undefined && this.#sim.clock.nowMs() - this.#heardAtMs > SILENCE_MS)
+        this.#loseConnection()
       else this.#syncSoon()
       this.#beat(boot)
     })
@@ -156,7 +157,13 @@ export class SimWorker {
       this.#ackSeq = 0
       this.#heardAtMs = this.#sim.clock.nowMs()
       this.#sim.trace(`connect ${this.machine.name}`)
-      const record = { peerId: this.peerId, name: this.machine.name, roles: ['worker' as const], addresses: [], http: null }
+      const record = {
+        peerId: this.peerId,
+        name: this.machine.name,
+        roles: ['worker' as const],
+        addresses: [],
+        http: null,
+      }
       owner.attach(this, record, String(this.#boot), connection)
       this.#syncSoon()
     })
@@ -169,7 +176,9 @@ export class SimWorker {
     connection.break()
     this.connection = undefined
     const owner = this.#sim.owner
-    const noticeMs = this.#sim.dice.chance(0.5) ? this.#sim.dice.between(1, 50) : this.#sim.dice.between(1_000, SILENCE_MS)
+    const noticeMs = this.#sim.dice.chance(0.5)
+      ? this.#sim.dice.between(1, 50)
+      : this.#sim.dice.between(1_000, SILENCE_MS)
     this.#sim.clock.setTimer(noticeMs, () => owner?.detach(this, connection))
     if (this.isUp) this.#dialSoon()
   }
@@ -207,7 +216,11 @@ export class SimWorker {
       note: '',
       environments: [this.#told()],
       capacity: { cpus: this.cpus, memoryBytes: this.machine.memoryBytes, diskBytes: 2 ** 40 },
-      running: [...this.running.values()].map(({ lease, phase }) => ({ attempt: lease.attempt, phase, phases: {} })),
+      running: [...this.running.values()].map(({ lease, phase }) => ({
+        attempt: lease.attempt,
+        phase,
+        phases: {},
+      })),
       finished: [...this.finished.values()],
     }
     const results = new Map(this.#results)
@@ -228,7 +241,10 @@ export class SimWorker {
     if (!this.isUp || this.connection !== connection) return
     const { clock, dice } = this.#sim
     this.#heardAtMs = clock.nowMs()
-    this.#sim.check(orders.epoch >= this.#epoch, `${this.machine.name} was given epoch ${orders.epoch} after ${this.#epoch}`)
+    this.#sim.check(
+      orders.epoch >= this.#epoch,
+      `${this.machine.name} was given epoch ${orders.epoch} after ${this.#epoch}`,
+    )
     this.#epoch = orders.epoch
     const isNews = orders.seq > this.#ackSeq
     this.#ackSeq = Math.max(this.#ackSeq, orders.seq)
@@ -261,9 +277,18 @@ export class SimWorker {
 
   #begin(lease: SimLease): boolean {
     if (this.running.has(lease.attempt) || this.finished.has(lease.attempt)) return false
-    this.#sim.check(!this.#acked.has(lease.attempt), `${lease.attempt} was granted again to ${this.machine.name}, which was done with it`)
+    this.#sim.check(
+      !this.#acked.has(lease.attempt),
+      `${lease.attempt} was granted again to ${this.machine.name}, which was done with it`,
+    )
     this.#sim.trace(`begin ${lease.attempt} on ${this.machine.name}`)
-    const run: Run = { lease, phase: 'leased', limits: lease.limits, startedAtMs: this.#sim.clock.nowMs(), timers: [] }
+    const run: Run = {
+      lease,
+      phase: 'leased',
+      limits: lease.limits,
+      startedAtMs: this.#sim.clock.nowMs(),
+      timers: [],
+    }
     this.running.set(lease.attempt, run)
     let cpus = 0
     let memoryBytes = 0
@@ -298,7 +323,12 @@ export class SimWorker {
       if (blob !== undefined && !this.#sim.blobs.has(blob.digest)) missing.push(blob.digest)
     }
     this.#after(run, this.#sim.dice.between(10, 1_500), () => {
-      if (missing.length > 0) this.#end(lease.attempt, { kind: 'missing', inputs: missing, message: `inputs of ${lease.name} are nowhere` })
+      if (missing.length > 0)
+        this.#end(lease.attempt, {
+          kind: 'missing',
+          inputs: missing,
+          message: `inputs of ${lease.name} are nowhere`,
+        })
       else this.#build(run)
     })
   }
@@ -313,7 +343,12 @@ export class SimWorker {
     const breaks = behaviour === 'broken' && this.#sim.isRough && dice.chance(0.5)
     this.#after(run, tookMs, () => {
       if (tookMs > run.limits.timeoutMs) this.#end(lease.attempt, overTime(run.limits.timeoutMs))
-      else if (breaks) this.#end(lease.attempt, { kind: 'infrastructure', code: 'MESH0505', message: `${this.machine.name} broke` })
+      else if (breaks)
+        this.#end(lease.attempt, {
+          kind: 'infrastructure',
+          code: 'MESH0505',
+          message: `${this.machine.name} broke`,
+        })
       else if (behaviour === 'fail') this.#end(lease.attempt, FAILED)
       else this.#built(run, behaviour)
     })
@@ -324,7 +359,11 @@ export class SimWorker {
   #durationMs(): number {
     const { dice } = this.#sim
     const longest = dice.fraction()
-    return longest < 0.04 ? dice.between(15_000, 60_000) : longest < 0.14 ? dice.between(3_000, 12_000) : dice.between(50, 2_500)
+    return longest < 0.04
+      ? dice.between(15_000, 60_000)
+      : longest < 0.14
+        ? dice.between(3_000, 12_000)
+        : dice.between(50, 2_500)
   }
 
   /** Ends it at its limit, which may be raised while it runs. */
@@ -340,7 +379,12 @@ export class SimWorker {
 
   #built(run: Run, behaviour: Behaviour): void {
     const { lease } = run
-    const salt = behaviour === 'constant' ? lease.action.argv[1] : behaviour === 'random' ? lease.attempt : lease.actionDigest
+    const salt =
+      behaviour === 'constant'
+        ? lease.action.argv[1]
+        : behaviour === 'random'
+          ? lease.attempt
+          : lease.actionDigest
     const outputs = Object.fromEntries(
       lease.action.outputs.map(([name]): [string, Entry] => [name, fileEntry(`${name} ${salt}`)]),
     )
@@ -354,7 +398,12 @@ export class SimWorker {
       log: { digest: sha(''), size: 0 },
       usage: { wallMs: this.#sim.clock.nowMs() - run.startedAtMs, cpuMs: 1, maxRssBytes: 1 },
       userland: lease.userland,
-      builder: { peerId: this.peerId, name: this.machine.name, system: lease.system, isolation: lease.isolation },
+      builder: {
+        peerId: this.peerId,
+        name: this.machine.name,
+        system: lease.system,
+        isolation: lease.isolation,
+      },
       endedAtWallMs: this.#sim.clock.wallMs(),
     }
     this.#sim.onBuilt(lease, result)
@@ -368,7 +417,13 @@ export class SimWorker {
     this.#sim.trace(`end ${attempt} ${outcome.kind} on ${this.machine.name}`)
     for (const timer of run.timers) timer.cancel()
     this.running.delete(attempt)
-    this.finished.set(attempt, { attempt, outcome, usage: null, phases: {}, bytes: { peer: 10, mirror: 0, local: 0 } })
+    this.finished.set(attempt, {
+      attempt,
+      outcome,
+      usage: null,
+      phases: {},
+      bytes: { peer: 10, mirror: 0, local: 0 },
+    })
     this.#syncSoon()
   }
 }
@@ -377,7 +432,14 @@ export function behaviourOf(action: Pick<Action, 'argv'>): Behaviour {
   return BEHAVIOURS.find((behaviour) => behaviour === action.argv[2]) ?? 'ok'
 }
 
-const FAILED = { kind: 'failed', code: 'MESH0401', message: 'exit code 1', exitCode: 1, log: null, logTail: '' } as const satisfies AttemptOutcome
+const FAILED = {
+  kind: 'failed',
+  code: 'MESH0401',
+  message: 'exit code 1',
+  exitCode: 1,
+  log: null,
+  logTail: '',
+} as const satisfies AttemptOutcome
 
 function overTime(value: number): AttemptOutcome {
   return { ...FAILED, code: 'MESH0402', message: 'ran too long', limit: { name: 'timeout', value } }

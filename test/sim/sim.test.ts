@@ -4,13 +4,16 @@ import { test } from 'node:test'
 import { Simulation, type SimOptions, type SimReport } from './simulation.ts'
 
 function runSeeds(first: number, count: number, options: Omit<SimOptions, 'seed'>): SimReport[] {
-  return Array.from({ length: count }, (_, at) => new Simulation({ seed: first + at, ...options }).run())
+  return Array.from({ length: count }, (_, at) =>
+    new Simulation({ seed: first + at, ...options }).run(),
+  )
 }
 
 test('simulation: all invariants hold for 300 seeds with 8 nodes', () => {
   const reports = runSeeds(1, 300, { nodeCount: 8 })
   // That nothing is found must not come from nothing happening.
-  const total = (of: (report: SimReport) => number): number => reports.reduce((sum, report) => sum + of(report), 0)
+  const total = (of: (report: SimReport) => number): number =>
+    reports.reduce((sum, report) => sum + of(report), 0)
   assert(total(({ crashes }) => crashes) > 300)
   assert(total(({ requests }) => requests.done) > 600)
   assert(total(({ requests }) => requests.failed) > 100)
@@ -25,7 +28,9 @@ test('simulation: all invariants hold with every fact and sync encoded', () => {
 })
 
 test('simulation: the same seed gives the same run, another seed another', () => {
-  const [first, again, other] = [7, 7, 8].map((seed) => new Simulation({ seed, nodeCount: 8 }).run())
+  const [first, again, other] = [7, 7, 8].map((seed) =>
+    new Simulation({ seed, nodeCount: 8 }).run(),
+  )
   assert.deepEqual(first, again)
   assert.notEqual(first?.traceHash, other?.traceHash)
 })

@@ -68,7 +68,10 @@ export class Simulation {
   readonly blobs = new Set<Digest>()
   readonly #made: Digest[] = []
   /** What each action was built with. */
-  readonly userlands = new Map<Digest, { readonly system: string; readonly userland: Userland | null }>()
+  readonly userlands = new Map<
+    Digest,
+    { readonly system: string; readonly userland: Userland | null }
+  >()
   readonly #builds = new Map<string, number>()
   /** Whether anything goes wrong in this run at all. */
   readonly isEventful: boolean
@@ -87,7 +90,12 @@ export class Simulation {
     this.#machines = makeMachines(dice, options.nodeCount, !this.isEventful)
     this.#workers = this.#machines.map((machine) => new SimWorker(this, machine))
     const requestCount = dice.chance(0.2) ? dice.between(15, 25) : dice.between(2, 7)
-    const plans = makePlans(dice, { requestCount, fromMs: 6_000, toMs: ROUGH_MS - 10_000, isCalm: !this.isEventful })
+    const plans = makePlans(dice, {
+      requestCount,
+      fromMs: 6_000,
+      toMs: ROUGH_MS - 10_000,
+      isCalm: !this.isEventful,
+    })
     this.#clients = plans.map((plan) => ({ plan, isAccepted: false, hasCancelled: false }))
     for (const { wire } of plans)
       for (const { name } of wire.graph.derivations) this.blobs.add(sha(`source of ${name}`))
@@ -96,7 +104,8 @@ export class Simulation {
   run(): SimReport {
     this.#startOwner()
     for (const worker of this.#workers) worker.start()
-    for (const client of this.#clients) this.clock.setTimer(client.plan.atMs - this.clock.nowMs(), () => this.#submit(client))
+    for (const client of this.#clients)
+      this.clock.setTimer(client.plan.atMs - this.clock.nowMs(), () => this.#submit(client))
     if (this.isEventful) this.#troubleSoon(this.dice.pick([400, 1_200, 4_000]))
     this.#runUntil(ROUGH_MS, () => false)
     this.#makePeace()
@@ -116,11 +125,14 @@ export class Simulation {
 
   /** The value as it arrives. */
   overWire<T>(schema: z.ZodType<T>, value: T): T {
-    return this.#options.isEncoded === true ? decodeObject(schema, encodeObject(schema, value), 'simulated') : value
+    return this.#options.isEncoded === true
+      ? decodeObject(schema, encodeObject(schema, value), 'simulated')
+      : value
   }
 
   check(holds: boolean, message: string): void {
-    if (!holds) throw new BrokenInvariant(`seed ${this.#options.seed}, ${this.clock.nowMs()} ms: ${message}`)
+    if (!holds)
+      throw new BrokenInvariant(`seed ${this.#options.seed}, ${this.clock.nowMs()} ms: ${message}`)
   }
 
   trace(line: string): void {
@@ -152,7 +164,10 @@ export class Simulation {
     const build = `${lease.jobKey} with ${JSON.stringify(lease.userland)}`
     const count = (this.#builds.get(build) ?? 0) + 1
     this.#builds.set(build, count)
-    this.check(this.isEventful || count === 1, `${lease.name} (${lease.jobKey}) was built ${count} times, though nothing failed`)
+    this.check(
+      this.isEventful || count === 1,
+      `${lease.name} (${lease.jobKey}) was built ${count} times, though nothing failed`,
+    )
   }
 
   // ---- clients
@@ -237,7 +252,8 @@ export class Simulation {
     this.owner = undefined
     for (const [at, worker] of this.#workers.entries()) {
       const connection = connections[at]
-      if (connection !== undefined) this.clock.setTimer(this.dice.between(1, 8_000), () => worker.onOwnerCrash(connection))
+      if (connection !== undefined)
+        this.clock.setTimer(this.dice.between(1, 8_000), () => worker.onOwnerCrash(connection))
     }
     this.clock.setTimer(this.dice.between(100, 12_000), () => this.#startOwner())
   }
@@ -246,7 +262,9 @@ export class Simulation {
     if (!worker.isUp) return
     this.trace(`kill ${worker.machine.name}`)
     worker.kill()
-    const next = this.dice.chance(0.15) ? otherEnvironment(this.dice, this.#machines.length) : worker.machine.environment
+    const next = this.dice.chance(0.15)
+      ? otherEnvironment(this.dice, this.#machines.length)
+      : worker.machine.environment
     this.clock.setTimer(this.dice.between(100, 25_000), () => worker.start(next))
   }
 
@@ -266,16 +284,23 @@ export class Simulation {
     for (let count = this.dice.between(1, 3); count > 0 && this.#made.length > 0; count -= 1) {
       // What was made last is what is needed next.
       const digest = this.dice.chance(0.5) ? this.#made.at(-1) : this.dice.pick(this.#made)
-      if (digest !== undefined && this.blobs.delete(digest)) this.trace(`lose ${digest.slice(0, 8)}`)
+      if (digest !== undefined && this.blobs.delete(digest))
+        this.trace(`lose ${digest.slice(0, 8)}`)
     }
   }
 
   /** Somebody cannot get an output of a request that is done. */
   #askLost(): void {
-    const done = [...(this.owner?.scheduler.state.finished ?? [])].filter(({ state }) => state === 'done')
+    const done = [...(this.owner?.scheduler.state.finished ?? [])].filter(
+      ({ state }) => state === 'done',
+    )
     if (done.length === 0) return
     const { wire } = this.dice.pick(done)
-    this.owner?.apply({ type: 'lost', request: wire.id, derivation: this.dice.pick(wire.graph.wanted) })
+    this.owner?.apply({
+      type: 'lost',
+      request: wire.id,
+      derivation: this.dice.pick(wire.graph.wanted),
+    })
   }
 
   #makePeace(): void {
@@ -293,7 +318,8 @@ export class Simulation {
     }
     // What no machine has would wait for a day.
     for (const client of this.#clients)
-      if (client.plan.isImpossible && !client.plan.wire.noWait) this.clock.setTimer(5_000, () => this.#cancel(client))
+      if (client.plan.isImpossible && !client.plan.wire.noWait)
+        this.clock.setTimer(5_000, () => this.#cancel(client))
   }
 
   // ---- ends
@@ -310,7 +336,10 @@ export class Simulation {
     for (const client of this.#clients) {
       const { id } = client.plan.wire
       const request = this.owner?.scheduler.state.requests.get(id)
-      this.check(client.isAccepted && request !== undefined, `${id} was ${client.isAccepted ? 'accepted and forgotten' : 'never accepted'}`)
+      this.check(
+        client.isAccepted && request !== undefined,
+        `${id} was ${client.isAccepted ? 'accepted and forgotten' : 'never accepted'}`,
+      )
       if (request !== undefined) this.#checkEnd(client, request)
     }
   }
@@ -328,8 +357,14 @@ export class Simulation {
         this.check(client.hasCancelled, `${id} is cancelled, and nobody cancelled it`)
         return
       case 'done':
-        this.check(steps.every((step) => step.phase === 'done' && step.outputs !== undefined), `${id} is done: ${phases}`)
-        this.check(steps.every((step) => behaviourOfStep(step) !== 'fail'), `${id} is done, though one of it always fails`)
+        this.check(
+          steps.every((step) => step.phase === 'done' && step.outputs !== undefined),
+          `${id} is done: ${phases}`,
+        )
+        this.check(
+          steps.every((step) => behaviourOfStep(step) !== 'fail'),
+          `${id} is done, though one of it always fails`,
+        )
         return
       case 'failed': {
         const failed = steps.filter((step) => step.phase === 'failed')
@@ -352,21 +387,38 @@ export class Simulation {
       MESH0506: this.isEventful,
     }
     const { id } = client.plan.wire
-    this.check(isTrue[code] === true, `${id} ${step.derivation.name} (${behaviour}) failed with ${code}: ${step.failure?.message}`)
+    this.check(
+      isTrue[code] === true,
+      `${id} ${step.derivation.name} (${behaviour}) failed with ${code}: ${step.failure?.message}`,
+    )
   }
 
   #checkQuiet(): void {
     const { owner } = this
-    if (owner === undefined) throw new BrokenInvariant(`seed ${this.#options.seed}: the owner is not there`)
+    if (owner === undefined)
+      throw new BrokenInvariant(`seed ${this.#options.seed}: the owner is not there`)
     for (const worker of this.#workers) {
       const { name } = worker.machine
-      this.check(worker.running.size === 0, `${name} still runs ${[...worker.running.keys()].join()}`)
-      this.check(worker.finished.size === 0, `${name} still keeps the outcomes of ${[...worker.finished.keys()].join()}`)
+      this.check(
+        worker.running.size === 0,
+        `${name} still runs ${[...worker.running.keys()].join()}`,
+      )
+      this.check(
+        worker.finished.size === 0,
+        `${name} still keeps the outcomes of ${[...worker.finished.keys()].join()}`,
+      )
     }
     const { nodes, queues, state } = owner.scheduler
-    for (const node of nodes.values()) this.check(node.attempts.size === 0 && node.allocated.cpus === 0, `${node.record.name} has reservations`)
+    for (const node of nodes.values())
+      this.check(
+        node.attempts.size === 0 && node.allocated.cpus === 0,
+        `${node.record.name} has reservations`,
+      )
     this.check([...queues.all].length === 0, 'there are queues')
-    this.check(state.openJobs.size === 0, `these jobs are open: ${[...state.openJobs.keys()].join()}`)
+    this.check(
+      state.openJobs.size === 0,
+      `these jobs are open: ${[...state.openJobs.keys()].join()}`,
+    )
     this.check(owner.scheduler.nextDeadlineMs() === undefined, 'a deadline is waited for')
     checkReplay(this, owner.scheduler, owner.allFacts)
     checkHistory(this, this.#disk.facts)
@@ -374,7 +426,8 @@ export class Simulation {
 
   #report(): SimReport {
     const requests = { done: 0, failed: 0, cancelled: 0 }
-    for (const { state } of this.owner?.scheduler.state.requests.values() ?? []) if (state !== 'active') requests[state] += 1
+    for (const { state } of this.owner?.scheduler.state.requests.values() ?? [])
+      if (state !== 'active') requests[state] += 1
     return {
       traceHash: this.#trace.digest('hex'),
       events: this.#events,

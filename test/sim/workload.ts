@@ -2,7 +2,13 @@
 import type { Derivation } from '../../src/wire/derivation.ts'
 import type { Environment } from '../../src/wire/environment.ts'
 import type { RequestWire } from '../../src/wire/facts.ts'
-import { derivation, environment, GIB, requestWire, type EnvironmentOptions } from '../scheduler/samples.ts'
+import {
+  derivation,
+  environment,
+  GIB,
+  requestWire,
+  type EnvironmentOptions,
+} from '../scheduler/samples.ts'
 import type { Dice } from './dice.ts'
 import type { Behaviour, Machine } from './sim-worker.ts'
 
@@ -70,19 +76,26 @@ export function makePlans(dice: Dice, options: WorkloadOptions): Plan[] {
   return Array.from({ length: options.requestCount }, (_, at) => {
     const wanted = new Set([dice.pick(templates).name, dice.pick(templates.slice(-6)).name])
     const needed = new Set(wanted)
-    for (const template of templates.toReversed()) if (needed.has(template.name)) for (const name of template.after) needed.add(name)
+    for (const template of templates.toReversed())
+      if (needed.has(template.name)) for (const name of template.after) needed.add(name)
     const members = templates.filter(({ name }) => needed.has(name))
     const changed = dice.chance(0.6) ? dice.pick(members).name : undefined
     const isImpossible = dice.chance(0.06)
     const impossible = isImpossible ? dice.pick(members).name : undefined
     const graph = members.map((template) =>
-      makeDerivation(dice, template, template.name === changed ? dice.between(1, 3) : 0, template.name === impossible),
+      makeDerivation(
+        dice,
+        template,
+        template.name === changed ? dice.between(1, 3) : 0,
+        template.name === impossible,
+      ),
     )
     const atMs = dice.between(options.fromMs, options.toMs)
     return {
       atMs,
       isImpossible,
-      cancelAtMs: !options.isCalm && dice.chance(0.15) ? atMs + dice.between(10, 15_000) : undefined,
+      cancelAtMs:
+        !options.isCalm && dice.chance(0.15) ? atMs + dice.between(10, 15_000) : undefined,
       wire: requestWire(`request-${at}`, graph, {
         wanted: [...wanted],
         // In a calm mesh nothing is given up half-way.
@@ -98,14 +111,21 @@ function makeTemplates(dice: Dice, isCalm: boolean): Template[] {
   const templates: Template[] = []
   for (let at = 0; at < 14; at += 1) {
     const after = new Set<string>()
-    for (let count = dice.between(0, Math.min(at, 3)); count > 0; count -= 1) after.add(dice.pick(templates).name)
+    for (let count = dice.between(0, Math.min(at, 3)); count > 0; count -= 1)
+      after.add(dice.pick(templates).name)
     const isFetch = after.size === 0 && dice.chance(0.2)
-    const odd: readonly Behaviour[] = isCalm ? ['ok', 'constant'] : ['random', 'fail', 'broken', 'slow', 'random', 'broken']
+    const odd: readonly Behaviour[] = isCalm
+      ? ['ok', 'constant']
+      : ['random', 'fail', 'broken', 'slow', 'random', 'broken']
     const cpus = dice.chance(0.2) ? dice.between(2, CPUS_MAX) : 1
     templates.push({
       name: `d${at}`,
       after: [...after],
-      behaviour: isFetch ? 'ok' : dice.chance(0.75) ? dice.pick(['ok', 'ok', 'ok', 'constant']) : dice.pick(odd),
+      behaviour: isFetch
+        ? 'ok'
+        : dice.chance(0.75)
+          ? dice.pick(['ok', 'ok', 'ok', 'constant'])
+          : dice.pick(odd),
       tools: isFetch ? [] : dice.pick([[], [], [], ['flex'], ['m4'], ['flex', 'm4']]),
       cpus,
       cpusMax: dice.between(cpus, CPUS_MAX),
@@ -115,7 +135,12 @@ function makeTemplates(dice: Dice, isCalm: boolean): Template[] {
   return templates
 }
 
-function makeDerivation(dice: Dice, template: Template, revision: number, isImpossible: boolean): Derivation {
+function makeDerivation(
+  dice: Dice,
+  template: Template,
+  revision: number,
+  isImpossible: boolean,
+): Derivation {
   const { name, after, behaviour, tools, cpus, cpusMax, isFetch } = template
   return derivation(name, {
     after,

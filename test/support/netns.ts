@@ -29,7 +29,20 @@ export function openStar(machineCount: number): Star {
       ip('-n', name, 'link', 'set', 'lo', 'up')
     }
     for (const [at, name] of outer.entries()) {
-      ip('-n', hub, 'link', 'add', `out${at}`, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', name)
+      ip(
+        '-n',
+        hub,
+        'link',
+        'add',
+        `out${at}`,
+        'type',
+        'veth',
+        'peer',
+        'name',
+        'eth0',
+        'netns',
+        name,
+      )
       ip('-n', hub, 'addr', 'add', `${subnet(at)}.1/30`, 'dev', `out${at}`)
       ip('-n', name, 'addr', 'add', `${subnet(at)}.2/30`, 'dev', 'eth0')
       ip('-n', hub, 'link', 'set', `out${at}`, 'up')

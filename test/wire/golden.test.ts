@@ -11,7 +11,13 @@ import { sha256 } from '../../src/wire/digest.ts'
 import { jobKey, resolveDerivation } from '../../src/wire/derivation.ts'
 import { fingerprintOf } from '../../src/wire/environment.ts'
 import { Fact } from '../../src/wire/facts.ts'
-import { countersignResult, decodeSignedResult, encodeSignedResult, openResult, signResult } from '../../src/wire/result.ts'
+import {
+  countersignResult,
+  decodeSignedResult,
+  encodeSignedResult,
+  openResult,
+  signResult,
+} from '../../src/wire/result.ts'
 import { decodeTree, encodeTree, type Entry } from '../../src/wire/tree.ts'
 import { ACTION, BUILDER, DERIVATION, OWNER, RESULT, TREE } from './samples.ts'
 
@@ -24,7 +30,11 @@ async function golden(name: string): Promise<{ digest: string; bytes: Buffer }> 
 
 async function assertGolden(name: string, bytes: Uint8Array): Promise<Buffer> {
   const expected = await golden(name)
-  assert.equal(Buffer.from(bytes).toString('hex'), expected.bytes.toString('hex'), `${name}: the encoding has changed`)
+  assert.equal(
+    Buffer.from(bytes).toString('hex'),
+    expected.bytes.toString('hex'),
+    `${name}: the encoding has changed`,
+  )
   assert.equal(sha256(expected.bytes), expected.digest)
   return expected.bytes
 }
@@ -53,7 +63,11 @@ test('golden: an action', async () => {
 })
 
 test('golden: a fingerprint', async () => {
-  const environment = { system: 'x86_64-linux', base: sha256('base'), tools: { flex: sha256('flex'), m4: null, unused: sha256('x') } }
+  const environment = {
+    system: 'x86_64-linux',
+    base: sha256('base'),
+    tools: { flex: sha256('flex'), m4: null, unused: sha256('x') },
+  }
   assert.equal(fingerprintOf(environment, ['flex', 'm4']), (await golden('fingerprint-v1')).digest)
 })
 

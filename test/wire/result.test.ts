@@ -4,7 +4,17 @@ import { sign } from 'node:crypto'
 import { test } from 'node:test'
 import { decodeCbor, encodeCbor } from '../../src/wire/cbor.ts'
 import { sha256 } from '../../src/wire/digest.ts'
-import { ActionResultJson, countersignResult, decodeSignedResult, encodeSignedResult, openResult, peerIdOf, publicKeyOf, signResult, type SignedResult } from '../../src/wire/result.ts'
+import {
+  ActionResultJson,
+  countersignResult,
+  decodeSignedResult,
+  encodeSignedResult,
+  openResult,
+  peerIdOf,
+  publicKeyOf,
+  signResult,
+  type SignedResult,
+} from '../../src/wire/result.ts'
 import { PeerId } from '../../src/wire/names.ts'
 import { BUILDER, OWNER, RESULT, signerOf } from './samples.ts'
 
@@ -31,19 +41,36 @@ test('result: without the countersignature that is asked for it is refused', () 
 
 test('result: signed by another than the builder that it names it is refused', () => {
   assert.throws(() => openResult(signResult(RESULT, OWNER), builderOnly), refused)
-  const pretended: SignedResult = { ...signed, builder: { ...signResult(RESULT, OWNER).builder, peerId: BUILDER.peerId } }
+  const pretended: SignedResult = {
+    ...signed,
+    builder: { ...signResult(RESULT, OWNER).builder, peerId: BUILDER.peerId },
+  }
   assert.throws(() => openResult(pretended, builderOnly), refused)
 })
 
 test('result: any changed byte of body or signatures is noticed', () => {
   for (let at = 0; at < signed.body.byteLength; at += 7)
-    assert.throws(() => openResult({ ...countersigned, body: flip(signed.body, at) }, both), refused, `body byte ${at}`)
+    assert.throws(
+      () => openResult({ ...countersigned, body: flip(signed.body, at) }, both),
+      refused,
+      `body byte ${at}`,
+    )
   for (let at = 0; at < 64; at += 9) {
-    const builder = { ...countersigned.builder, signature: flip(countersigned.builder.signature, at) }
+    const builder = {
+      ...countersigned.builder,
+      signature: flip(countersigned.builder.signature, at),
+    }
     assert.throws(() => openResult({ ...countersigned, builder }, both), refused)
     const { owner } = countersigned
     assert(owner !== undefined)
-    assert.throws(() => openResult({ ...countersigned, owner: { ...owner, signature: flip(owner.signature, at) } }, builderOnly), refused)
+    assert.throws(
+      () =>
+        openResult(
+          { ...countersigned, owner: { ...owner, signature: flip(owner.signature, at) } },
+          builderOnly,
+        ),
+      refused,
+    )
   }
 })
 
@@ -66,8 +93,11 @@ test('result: a body that is not canonical or not a result is refused even with 
   assert(typeof value === 'object')
   for (const changes of [{}, { more: 1 }, { exitCode: 256 }, { attempt: 'x' }, { v: 2 }]) {
     const body = encodeCbor({ ...value, ...changes })
-    const signature = new Uint8Array(sign(null, Buffer.concat([Buffer.from('mesh result v1\0'), body]), BUILDER.privateKey))
-    const open = (): unknown => openResult({ body, builder: { peerId: BUILDER.peerId, signature } }, builderOnly)
+    const signature = new Uint8Array(
+      sign(null, Buffer.concat([Buffer.from('mesh result v1\0'), body]), BUILDER.privateKey),
+    )
+    const open = (): unknown =>
+      openResult({ body, builder: { peerId: BUILDER.peerId, signature } }, builderOnly)
     if (Object.keys(changes).length === 0) assert.deepEqual(open(), RESULT)
     else assert.throws(open, refused, JSON.stringify(changes))
   }
@@ -75,7 +105,12 @@ test('result: a body that is not canonical or not a result is refused even with 
 
 test('result: signed results survive the wire; malformed ones are refused', () => {
   assert.deepEqual(decodeSignedResult(encodeSignedResult(countersigned)), countersigned)
-  for (const value of [{}, { body: 'x' }, { ...signed, builder: { peerId: BUILDER.peerId, signature: new Uint8Array(63) } }, { ...signed, body: new Uint8Array(256 * 1024 + 1) }])
+  for (const value of [
+    {},
+    { body: 'x' },
+    { ...signed, builder: { peerId: BUILDER.peerId, signature: new Uint8Array(63) } },
+    { ...signed, body: new Uint8Array(256 * 1024 + 1) },
+  ])
     assert.throws(() => decodeSignedResult(encodeCbor(value)), refused)
 })
 
@@ -88,9 +123,21 @@ test('peer-id: it is the key, and only of Ed25519', () => {
   assert(PeerId.safeParse(peerId).success)
   const key = publicKeyOf(peerId).export({ format: 'der', type: 'spki' }).subarray(-32)
   assert.equal(peerIdOf(key), peerId)
-  for (const text of ['', '12D3KooW', 'QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG', peerIdOf(key).slice(0, -1), `${peerId}1`, '0OIl'])
+  for (const text of [
+    '',
+    '12D3KooW',
+    'QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG',
+    peerIdOf(key).slice(0, -1),
+    `${peerId}1`,
+    '0OIl',
+  ])
     assert.throws(() => publicKeyOf(text), Error, text)
   // The peer id of the key of RFC 8032, test 1, as js-libp2p prints it.
-  assert.equal(peerIdOf(Buffer.from('d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a', 'hex')), '12D3KooWQK1wnefoLrcVHbbnf5tLzbopUd3K3bFAoJpA7YJgL5pV')
+  assert.equal(
+    peerIdOf(
+      Buffer.from('d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a', 'hex'),
+    ),
+    '12D3KooWQK1wnefoLrcVHbbnf5tLzbopUd3K3bFAoJpA7YJgL5pV',
+  )
   assert.notEqual(sha256(peerId), sha256(BUILDER.peerId))
 })

@@ -16,7 +16,9 @@ export function signerOf(text: string): Signer {
     format: 'der',
     type: 'pkcs8',
   })
-  const publicKey = createPublicKey(privateKey).export({ format: 'der', type: 'spki' }).subarray(-32)
+  const publicKey = createPublicKey(privateKey)
+    .export({ format: 'der', type: 'spki' })
+    .subarray(-32)
   return { peerId: peerIdOf(publicKey), privateKey }
 }
 
@@ -24,7 +26,10 @@ export const TREE: Tree = [
   { name: 'README', entry: { kind: 'file', digest: sha256('readme'), size: 6, executable: false } },
   { name: 'bin', entry: { kind: 'dir', digest: sha256('bin'), size: 300 } },
   { name: 'latest', entry: { kind: 'symlink', target: '../v1/bin' } },
-  { name: 'run', entry: { kind: 'file', digest: sha256('run'), size: 4_294_967_296, executable: true } },
+  {
+    name: 'run',
+    entry: { kind: 'file', digest: sha256('run'), size: 4_294_967_296, executable: true },
+  },
   { name: 'ünïcödé', entry: { kind: 'file', digest: sha256(''), size: 0, executable: false } },
   { name: '🎉', entry: { kind: 'symlink', target: '/usr' } },
 ]
@@ -36,13 +41,23 @@ export const DERIVATION: Derivation = {
   env: { CFLAGS: '-O2', A: 'ä' },
   inputs: {
     src: { kind: 'entry', entry: { kind: 'dir', digest: sha256('src'), size: 123 } },
-    'config.h': { kind: 'entry', entry: { kind: 'file', digest: sha256('config'), size: 6, executable: false } },
+    'config.h': {
+      kind: 'entry',
+      entry: { kind: 'file', digest: sha256('config'), size: 6, executable: false },
+    },
     lib: { kind: 'output', derivation: 'zlib', output: 'dev' },
   },
   outputs: ['out', 'dev'],
   system: 'x86_64-linux',
   hosts: ['x86_64-linux', 'aarch64-linux'],
-  variants: [{ host: 'aarch64-linux', args: ['--cross'], env: { CC: 'x86_64-linux-gnu-gcc' }, inputs: { cross: { kind: 'entry', entry: { kind: 'symlink', target: '/usr' } } } }],
+  variants: [
+    {
+      host: 'aarch64-linux',
+      args: ['--cross'],
+      env: { CC: 'x86_64-linux-gnu-gcc' },
+      inputs: { cross: { kind: 'entry', entry: { kind: 'symlink', target: '/usr' } } },
+    },
+  ],
   network: false,
   sealed: true,
   tools: ['flex'],
@@ -59,7 +74,10 @@ export const ACTION: Action = {
   inputs: [
     ['/build/in/lib', { kind: 'dir', digest: sha256('lib'), size: 10 }],
     ['/build/in/src', { kind: 'dir', digest: sha256('src'), size: 123 }],
-    ['/build/work/config.h', { kind: 'file', digest: sha256('config'), size: 6, executable: false }],
+    [
+      '/build/work/config.h',
+      { kind: 'file', digest: sha256('config'), size: 6, executable: false },
+    ],
   ],
   outputs: [['out', '/build/out/out']],
   system: 'x86_64-linux',
@@ -84,6 +102,11 @@ export const RESULT: ActionResult = {
   log: { digest: sha256('log'), size: 3 },
   usage: { wallMs: 1500, cpuMs: 1400, maxRssBytes: 12_345_678 },
   userland: { base: sha256('base'), tools: { flex: sha256('flex'), m4: null } },
-  builder: { peerId: BUILDER.peerId, name: 'build-1', system: 'x86_64-linux', isolation: 'namespace' },
+  builder: {
+    peerId: BUILDER.peerId,
+    name: 'build-1',
+    system: 'x86_64-linux',
+    isolation: 'namespace',
+  },
   endedAtWallMs: 1_700_000_000_000,
 }

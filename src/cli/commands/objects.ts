@@ -13,7 +13,7 @@ import { openClient, type Client } from '../client.ts'
 import type { Arguments } from '../command.ts'
 import { printJson, printLines, type Context } from '../context.ts'
 import { outputPlaces } from '../output-place.ts'
-import { formatSize } from '../text/units.ts'
+import { formatSize } from '../../base/units.ts'
 import { table } from '../text/table.ts'
 import { Upload } from '../upload.ts'
 

@@ -27,7 +27,7 @@ import { readLog } from '../read-log.ts'
 import { errorJson, errorLines, reportOf } from '../report-error.ts'
 import { cancelOnInterrupt, followRequest, submitGraph, thisSystem } from '../submission.ts'
 import { paint, printableLine } from '../text/style.ts'
-import { parseDuration, parseSize } from '../text/units.ts'
+import { parseDuration, parseSize } from '../../base/units.ts'
 import { Upload } from '../upload.ts'
 import { resultJson } from './submit.ts'
 

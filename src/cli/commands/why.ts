@@ -5,8 +5,8 @@ import { openClient } from '../client.ts'
 import type { Arguments } from '../command.ts'
 import { printJson, printLines, type Context } from '../context.ts'
 import { resolveJobs } from '../resolve-job.ts'
-import { nearestOf } from '../text/nearest.ts'
-import { plural } from '../text/units.ts'
+import { nearestOf } from '../../base/nearest.ts'
+import { plural } from '../../base/units.ts'
 import { whyLines } from '../why-view.ts'
 
 const OTHERS_SHOWN_MAX = 5

@@ -15,8 +15,8 @@ import {
   ToolName,
   VariableName,
 } from '../../wire/names.ts'
-import { nearest } from '../text/nearest.ts'
-import { parseDuration, parseSize } from '../text/units.ts'
+import { nearest } from '../../base/nearest.ts'
+import { parseDuration, parseSize } from '../../base/units.ts'
 
 /** What people write for a key of ours. */
 const SYNONYMS: Readonly<Record<string, string>> = {

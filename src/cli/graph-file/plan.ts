@@ -12,7 +12,7 @@ import {
 } from '../../wire/derivation.ts'
 import { isDigest } from '../../wire/digest.ts'
 import { placeName } from '../output-place.ts'
-import { nearest } from '../text/nearest.ts'
+import { nearest } from '../../base/nearest.ts'
 import {
   sourceDerivation,
   type DerivationDescription,

@@ -14,7 +14,7 @@ import {
   type SymbolName,
   type Tone,
 } from '../text/style.ts'
-import { formatDuration, formatSize, plural } from '../text/units.ts'
+import { formatDuration, formatSize, plural } from '../../base/units.ts'
 import { decisiveAttempt, type ProgressState, type Transition } from './state.ts'
 
 const NAME_WIDTH = 24

@@ -85,7 +85,11 @@ export class CasAnswerer {
   #stopReading(request: OpenGet): void {
     const { reading } = request
     request.reading = undefined
-    reading?.pieces.return?.().then(undefined, (error: unknown) => this.#log.warn({ err: error }, 'blob could not be closed'))
+    reading?.pieces
+      .return?.()
+      .then(undefined, (error: unknown) =>
+        this.#log.warn({ err: error }, 'blob could not be closed'),
+      )
   }
 
   /** What to send next; an empty list when nothing is open. */

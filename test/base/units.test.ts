@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { formatDuration, formatSize, parseDuration, parseSize } from '../../src/cli/text/units.ts'
+import { formatDuration, formatSize, parseDuration, parseSize } from '../../src/base/units.ts'
 
 test('units: sizes', () => {
   const good: [string, number][] = [
