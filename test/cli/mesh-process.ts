@@ -16,6 +16,8 @@ export interface Ended {
 export class Workplace implements Disposable {
   readonly directory = mkdtempSync(join(tmpdir(), 'mesh-work-'))
   readonly env: Record<string, string>
+  /** A program, with its first arguments, that the client is started by. */
+  launcher: readonly string[] = []
 
   constructor(env: Readonly<Record<string, string>> = {}) {
     this.env = {
@@ -35,7 +37,8 @@ export class Workplace implements Disposable {
   }
 
   start(...args: readonly string[]): { child: ChildProcess; ended: Promise<Ended> } {
-    const child = spawn(MESH, args, {
+    const [program = MESH, ...rest] = [...this.launcher, MESH, ...args]
+    const child = spawn(program, rest, {
       cwd: this.directory,
       env: this.env,
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -4,8 +4,8 @@ import { test } from 'node:test'
 import type { AttemptOutcome } from '../../src/wire/work-messages.ts'
 import { requestView } from '../../src/scheduler/views.ts'
 import { limitsOf, WAIT_MS_MAX } from '../../src/scheduler/scheduler.ts'
-import { derivation, GIB, resultOf } from './samples.ts'
-import { broken, failed, liveOf, World } from './world.ts'
+import { derivation, environment, GIB, resultOf } from './samples.ts'
+import { broken, failed, liveOf, missing, World } from './world.ts'
 
 test('scheduler: a graph is built in the order of its inputs', () => {
   const world = new World()
@@ -284,14 +284,9 @@ test('scheduler: a source that cannot be had is tried again, then fails as not a
   const world = new World()
   const node = world.node('n1')
   const request = world.submit('r', [derivation('a', { sources: ['s'], run: { retries: 1 } })])
-  const digest = (() => {
-    const input = request.wire.graph.derivations[0]?.inputs['in0']
-    assert(input?.kind === 'entry' && input.entry.kind === 'file')
-    return input.entry.digest
-  })()
   for (let at = 0; at < 2; at += 1) {
     node.take()
-    node.finish({ kind: 'missing', inputs: [digest], message: 'input s is nowhere' })
+    node.finish(missing(node.grantOf('a'), 'in0'))
     world.pass(1_000)
   }
   assert.equal(request.state, 'failed')
@@ -516,9 +511,7 @@ test('scheduler: a fetch runs on any node with an environment, and only there', 
   store.take()
   assert.deepEqual(store.names, [])
   const node = world.node('n1', { environments: [] })
-  node.environments = []
-  node.tell()
-  assert.equal(world.step('r', 'src').job?.phase, 'waiting')
+  assert.deepEqual([node.names, world.step('r', 'src').job?.phase], [[], 'waiting'])
   const worker = world.node('n2')
   assert.deepEqual(worker.names, ['src'])
   assert.deepEqual(worker.grantOf('src').urls, ['https://example.org/a'])
@@ -541,15 +534,9 @@ test('scheduler: a fetch waits for the first message of a node that has come bac
 
 test('scheduler: a sealed job does not take a node that walls in only another system', () => {
   const world = new World()
-  const { environment } = { environment: world.node('n1').environments[0] }
-  assert(environment !== undefined)
-  const mixed = world.node('n2', {
-    environments: [
-      { ...environment, isolation: 'process' },
-      { ...environment, system: 'aarch64-linux' },
-    ],
+  const mixed = world.node('n1', {
+    environments: [environment({ isolation: 'process' }), environment({ system: 'aarch64-linux' })],
   })
-  world.nodes[0]?.down()
   world.submit('r', [derivation('a')])
   mixed.take()
   assert.deepEqual(mixed.names, [])

@@ -1,5 +1,5 @@
 /** Graphs, environments and results in the shortest form that tests of the scheduler need. */
-import { sha256, type Digest } from '../../src/wire/digest.ts'
+import { digestBytes, sha256, type Digest } from '../../src/wire/digest.ts'
 import {
   DEFAULT_LIMITS,
   DEFAULT_NEEDS,
@@ -13,7 +13,6 @@ import { peerIdOf, type ActionResult, type SignedResult } from '../../src/wire/r
 import type { Entry } from '../../src/wire/tree.ts'
 import type { Grant } from '../../src/scheduler/scheduler.ts'
 import { derivedId } from '../../src/base/random.ts'
-import { digestBytes } from '../../src/wire/digest.ts'
 
 export const GIB = 2 ** 30
 export const LINUX = 'x86_64-linux'

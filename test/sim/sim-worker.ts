@@ -24,7 +24,7 @@ import { Connection, SILENCE_MS } from './connection.ts'
 import type { Simulation } from './simulation.ts'
 
 /** ok: outputs hang on the action. constant: always the same outputs. random: other outputs each time. broken: the node fails it now and then. slow: longer than small limits. */
-export const BEHAVIOURS = ['ok', 'constant', 'random', 'fail', 'broken', 'slow'] as const
+const BEHAVIOURS = ['ok', 'constant', 'random', 'fail', 'broken', 'slow'] as const
 export type Behaviour = (typeof BEHAVIOURS)[number]
 export const SLOW_MS = 9_000
 

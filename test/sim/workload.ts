@@ -17,8 +17,8 @@ const PROFILES: readonly EnvironmentOptions[] = [
   { base: 'a', tools: { flex: '2', m4: '1' } },
   { base: 'b', tools: { flex: '1', m4: null } },
 ]
-export const CPUS_MAX = 4
-export const MEMORY_MAX = 16 * GIB
+const CPUS_MAX = 4
+const MEMORY_MAX = 16 * GIB
 /** What no machine has. */
 const MEMORY_IMPOSSIBLE = 900 * GIB
 
