@@ -2,7 +2,6 @@
  * Who answers for requests: this node itself (it has no parent), or somebody up the tree. The rest of the
  * daemon does not know which.
  */
-import type { Event } from '../wire/api.ts'
 import type { RequestWire } from '../wire/facts.ts'
 import type { ApiAnswer, Call, Located, Owner, PeerRecord } from '../wire/work-messages.ts'
 import {
@@ -38,7 +37,8 @@ export interface Authority extends AsyncDisposable {
   handOver(request: RequestWire, signal: AbortSignal): Promise<Owner>
   /** Never throws: errors are answers. */
   answer(call: ApiCall): Promise<ApiAnswer>
-  events(request: string, hops: number, signal: AbortSignal): AsyncIterable<Event>
+  /** Lines of JSON, each an Event; the last one is its `end`. */
+  events(request: string, hops: number, signal: AbortSignal): AsyncIterable<string>
   locate(query: LocateQuery, asker: string, signal: AbortSignal): Promise<Located>
   /** Requests that the owner does not have yet. */
   readonly waiting: ReadonlyMap<string, RequestWire>
@@ -80,9 +80,8 @@ export function answerChild(authority: Authority): LinkHandlers['onCall'] {
   }
 }
 
-async function* encodeEvents(events: AsyncIterable<Event>): AsyncIterable<Uint8Array<ArrayBuffer>> {
-  for await (const event of events)
-    yield encodeObject(ApiAnswerSchema, { status: 200, body: JSON.stringify(event) })
+async function* encodeEvents(lines: AsyncIterable<string>): AsyncIterable<Uint8Array<ArrayBuffer>> {
+  for await (const body of lines) yield encodeObject(ApiAnswerSchema, { status: 200, body })
 }
 
 function nextHop(hops: number): number {

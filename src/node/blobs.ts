@@ -112,6 +112,20 @@ export class Blobs implements AsyncDisposable {
     }
   }
 
+  /** Brings many entries into the store, with few questions. Throws MESH0501. */
+  async obtainAll(entries: readonly Entry[], signal: AbortSignal): Promise<void> {
+    const refs = entries.flatMap((entry) =>
+      entry.kind === 'file' ? [{ digest: entry.digest, size: entry.size }] : [],
+    )
+    try {
+      await this.fetcher.fetchAll(refs, { signal })
+    } catch (error) {
+      signal.throwIfAborted()
+      this.#deps.log.debug({ err: error }, 'blobs are fetched one by one')
+    }
+    await mapLimited(entries, ENTRIES_AT_ONCE, (entry) => this.obtain(entry, { peers: [], signal }))
+  }
+
   /**
    * Like `obtain` for a single blob whose size may not be known, or with `isTree` for all that is in that
    * tree. Undefined when nobody seems to have it.

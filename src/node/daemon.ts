@@ -220,6 +220,7 @@ async function assemble(
       events: (id, signal) => authority.events(id, 0, AbortSignal.any([signal, lifetime.signal])),
       readLog: (job, options) => logs.read(job, options),
       obtain: (digest, options, signal) => blobs.obtainBlob(digest, options, signal),
+      obtainAll: (entries, signal) => blobs.obtainAll(entries, signal),
     },
     { socket: directory.socketPath },
   )

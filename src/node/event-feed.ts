@@ -2,15 +2,20 @@
 import { sleep, type Clock } from '../base/clock.ts'
 import type { Request, Step } from '../scheduler/model.ts'
 import { jobView, requestView } from '../scheduler/views.ts'
-import type { Event } from '../wire/api.ts'
+import type { Event, RequestView } from '../wire/api.ts'
 import type { Owner } from './owner.ts'
 
 /** Changes within this time are told together, each job once. */
 const GATHER_MS = 40
+/** The counts of a request that goes on are told at most this often. */
+const REQUEST_MS = 200
 
 /** How often the reasons of waiting jobs are looked at again, and of how many. */
 const REASONS_MS = 2_000
 const REASONS_MAX = 50
+
+/** What changes all the time; the outputs come with `end`. */
+const counts = (view: RequestView): RequestView => ({ ...view, outputs: {} })
 
 function waitingOf(request: Request): Step[] {
   const waiting: Step[] = []
@@ -19,6 +24,10 @@ function waitingOf(request: Request): Step[] {
       waiting.push(step)
   return waiting
 }
+
+/** The event as it travels: one line of JSON whose first key is the type. */
+export const eventLine = (event: Event): string => JSON.stringify(event)
+export const isLastLine = (line: string): boolean => line.startsWith('{"type":"end",')
 
 /** Ends after `end`, or when the signal aborts. */
 export async function* eventsOf(
@@ -32,6 +41,7 @@ export async function* eventsOf(
   let noticeCount = 0
   let wake: (() => void) | undefined
   let isRequestChanged = true
+  let toldRequestMs = Number.NEGATIVE_INFINITY
   const onChange = (): void => {
     isRequestChanged = true
     wake?.()
@@ -51,7 +61,11 @@ export async function* eventsOf(
       const at = new Date(moment.wallMs).toISOString()
       const hasEnded = request.state !== 'active'
       isRequestChanged = false
-      yield { type: 'request', at, request: requestView(request, ownerName, moment) }
+      const dueInMs = hasEnded ? 0 : toldRequestMs + REQUEST_MS - moment.nowMs
+      if (dueInMs <= 0) {
+        toldRequestMs = moment.nowMs
+        yield { type: 'request', at, request: counts(requestView(request, ownerName, moment)) }
+      }
       const steps = [...changed]
       changed.clear()
       for (const step of steps) {
@@ -72,7 +86,7 @@ export async function* eventsOf(
         const { promise, resolve } = Promise.withResolvers<void>()
         wake = resolve
         // Reasons to wait change with the nodes, without an event of the job itself.
-        const timer = clock.setTimer(REASONS_MS, () => {
+        const timer = clock.setTimer(dueInMs > 0 ? dueInMs : REASONS_MS, () => {
           for (const step of waitingOf(request)) changed.add(step)
           resolve()
         })

@@ -17,11 +17,12 @@ import {
   BATCH_CONTENT_TYPE,
   type BatchAnswer,
   BlobRefs,
-  type Event,
+  Entries,
   type Status,
 } from '../wire/api.ts'
 import { parseWith } from '../wire/cbor.ts'
 import { digestFromBytes, isDigest, type Digest } from '../wire/digest.ts'
+import type { Entry } from '../wire/tree.ts'
 import { API_BODY_BYTES_MAX, type ApiAnswer } from '../wire/work-messages.ts'
 import type { LogOptions } from './logs.ts'
 import { problemOf } from './problem.ts'
@@ -36,7 +37,8 @@ export interface ApiDoor {
   answer(call: { verb: 'GET' | 'POST'; path: string; body: string }): Promise<ApiAnswer>
   status(): Promise<Status>
   submit(id: string, body: unknown): Promise<ApiAnswer>
-  events(id: string, signal: AbortSignal): AsyncIterable<Event>
+  /** Lines of JSON, each an Event. */
+  events(id: string, signal: AbortSignal): AsyncIterable<string>
   readLog(job: string, options: LogOptions): AsyncIterable<Uint8Array>
   /** Brings a blob, or a tree with all that is in it, into the store; undefined when nobody has it. Throws MESH0501. */
   obtain(
@@ -44,6 +46,8 @@ export interface ApiDoor {
     options: { readonly size: number | undefined; readonly isTree: boolean },
     signal: AbortSignal,
   ): Promise<unknown>
+  /** The same for many entries, with all that is below them. */
+  obtainAll(entries: readonly Entry[], signal: AbortSignal): Promise<void>
   readonly cas: (request: IncomingMessage, response: ServerResponse) => Promise<boolean>
 }
 
@@ -79,6 +83,11 @@ export async function openApi(
   app.post('/api/blobs/missing', async (request) => {
     const refs = parseWith(BlobRefs, request.body, 'blob references')
     return (await door.store.missing(refs)).map((ref) => ref.digest)
+  })
+  app.post('/api/blobs/fetch', async (request, reply) => {
+    const entries = parseWith(Entries, request.body, 'entries')
+    await door.obtainAll(entries, abortedWith(reply.raw))
+    return { fetched: entries.length }
   })
   app.post('/api/blobs', async (request): Promise<z.infer<typeof BatchAnswer>> => {
     if (!Buffer.isBuffer(request.body))
@@ -180,8 +189,8 @@ function abortedWith(stream: IncomingMessage | ServerResponse): AbortSignal {
   return controller.signal
 }
 
-async function* lines(events: AsyncIterable<Event>): AsyncIterable<Uint8Array> {
-  for await (const event of events) yield Buffer.from(`${JSON.stringify(event)}\n`)
+async function* lines(events: AsyncIterable<string>): AsyncIterable<Uint8Array> {
+  for await (const event of events) yield Buffer.from(`${event}\n`)
 }
 
 /** Sends pieces as they come; an error before the first one is still a problem document. */

@@ -4,7 +4,6 @@ import { deadline, type Clock } from '../base/clock.ts'
 import { MeshError } from '../base/errors.ts'
 import { totals } from '../scheduler/views.ts'
 import type { ActionCache } from '../store/action-cache.ts'
-import type { Event } from '../wire/api.ts'
 import type { RequestWire } from '../wire/facts.ts'
 import type { Signer } from '../wire/result.ts'
 import {
@@ -18,7 +17,7 @@ import {
 import { answerChild, type ApiCall, type Authority } from './authority.ts'
 import type { Blobs, LocateQuery } from './blobs.ts'
 import { Children } from './children.ts'
-import { eventsOf } from './event-feed.ts'
+import { eventLine, eventsOf } from './event-feed.ts'
 import { openJournal, type Journal } from './journal.ts'
 import { Locator, RELAY_MS } from './locator.ts'
 import { moveBlobs } from './move-blobs.ts'
@@ -127,14 +126,15 @@ class LocalAuthority implements Authority {
     return this.#api.answer(call)
   }
 
-  async *events(request: string, _hops: number, signal: AbortSignal): AsyncIterable<Event> {
+  async *events(request: string, _hops: number, signal: AbortSignal): AsyncIterable<string> {
     const { clock, self } = this.#deps
     const both = AbortSignal.any([signal, this.#lifetime.signal])
-    yield* eventsOf(
+    const events = eventsOf(
       { owner: this.owner, clock, ownerName: self().name },
       this.#api.findRequest(request),
       both,
     )
+    for await (const event of events) yield eventLine(event)
   }
 
   locate(query: LocateQuery, asker: string, signal: AbortSignal): Promise<Located> {

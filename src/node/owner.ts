@@ -146,8 +146,10 @@ export class Owner {
 
   sync(peerId: string, message: SyncMessage): void {
     const results = new Map<string, ActionResult>()
+    const known = this.scheduler.nodes.get(peerId)?.finished
     for (const { attempt, outcome } of message.finished) {
-      if (outcome.kind !== 'built') continue
+      // A result is repeated until it is acknowledged; its first coming has told all.
+      if (outcome.kind !== 'built' || known?.has(attempt) === true) continue
       try {
         const result = openResult(outcome.result, { countersigned: false })
         if (result.builder.peerId === peerId) results.set(attempt, result)

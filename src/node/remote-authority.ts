@@ -6,12 +6,13 @@ import type { Logger } from 'pino'
 import { deadline, sleep, type Clock } from '../base/clock.ts'
 import { MeshError, messageOf } from '../base/errors.ts'
 import type { Random } from '../base/random.ts'
-import { Event, type RequestView } from '../wire/api.ts'
-import { encodeObject, parseWith } from '../wire/cbor.ts'
+import type { RequestView } from '../wire/api.ts'
+import { encodeObject } from '../wire/cbor.ts'
 import type { RequestWire } from '../wire/facts.ts'
 import { ApiAnswer, Done, Located, Owner as OwnerAnswer, type Call } from '../wire/work-messages.ts'
 import { answerChild, type ApiCall, type Authority } from './authority.ts'
 import type { Blobs, LocateQuery } from './blobs.ts'
+import { eventLine, isLastLine } from './event-feed.ts'
 import { moveBlobs } from './move-blobs.ts'
 import { openOutbox, OUTBOX_MAX, type Outbox } from './outbox.ts'
 import { createParents, type Parents, type ParentStatus } from './parents.ts'
@@ -275,7 +276,7 @@ class RemoteAuthority implements Authority {
     }
   }
 
-  async *events(id: string, hops: number, signal: AbortSignal): AsyncIterable<Event> {
+  async *events(id: string, hops: number, signal: AbortSignal): AsyncIterable<string> {
     const { clock } = this.#deps
     let hasTold = false
     while (!signal.aborted) {
@@ -285,12 +286,9 @@ class RemoteAuthority implements Authority {
         if (request !== undefined && !hasTold) {
           hasTold = true
           const at = new Date(clock.wallMs()).toISOString()
-          yield { type: 'request', at, request: this.#view(request) }
-          yield {
-            type: 'notice',
-            at,
-            text: `${unreachable(this.#parents.status()).message}; the request is kept and sent when the root is back`,
-          }
+          const text = `${unreachable(this.#parents.status()).message}; the request is kept and sent when the root is back`
+          yield eventLine({ type: 'request', at, request: this.#view(request) })
+          yield eventLine({ type: 'notice', at, text })
         }
         await sleep(clock, RETRY_MS, signal)
         continue
@@ -303,9 +301,9 @@ class RemoteAuthority implements Authority {
         )) {
           if (status !== 200)
             throw new MeshError('MESH0601', `request ${id} is not known to the root`)
-          const event = parseWith(Event, JSON.parse(body), 'event')
-          yield event
-          if (event.type === 'end') return
+          // Passed on as it came: whoever reads it parses it.
+          yield body
+          if (isLastLine(body)) return
         }
       } catch (error) {
         signal.throwIfAborted()

@@ -18,6 +18,7 @@
  * | GET /api/jobs/ID/log?offset=N&follow=1&attempt=N | → log records (wire/log-record.ts) |
  * | POST /api/blobs/missing | BlobRef[] → Digest[] |
  * | POST /api/blobs | blob batch → BatchAnswer |
+ * | POST /api/blobs/fetch | Entries → FetchAnswer, once all of them are in this node's store |
  * | PUT /cas/HEX | bytes → BatchAnswer |
  * | GET /cas/HEX?fetch=1&size=N&tree=1 | → bytes, fetched from the mesh where this node lacks them; `tree`: with all that is in it |
  *
@@ -282,6 +283,8 @@ export const DryRun = z.object({
 export type DryRun = z.infer<typeof DryRun>
 
 export const BlobRefs = z.array(BlobRefJson).max(20_000)
+export const Entries = z.array(EntryJson).max(20_000)
+export const FetchAnswer = z.object({ fetched: count })
 export const Digests = z.array(DigestHex).max(20_000)
 export const BatchAnswer = z.object({ stored: count })
 

@@ -35,7 +35,7 @@ export const Feature = z
 /** A program by its bare name, as looked up in PATH. */
 export const ToolName = z
   .string()
-  .regex(/^[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,63}$/, 'a tool is a bare program name')
+  .regex(/^[A-Za-z0-9_+][A-Za-z0-9_+.-]{0,63}$/, 'a tool is a bare program name')
 export const NodeName = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'a node name has 1-63 of A-Z a-z 0-9 _ . -')

@@ -194,6 +194,10 @@ export class FakeDaemon implements AsyncDisposable {
             .filter((digest) => !this.blobs.has(digest)),
         )
       }
+      case 'POST /api/blobs/fetch': {
+        const entries: unknown = JSON.parse(String(await bodyOf(request)))
+        return json({ fetched: Array.isArray(entries) ? entries.length : 0 })
+      }
       case 'POST /api/blobs':
         return json({ stored: this.#storeBatch(await bodyOf(request)) })
       case 'PUT /cas': {

@@ -10,6 +10,9 @@ export interface Star extends Disposable {
   /** Command prefixes: what follows runs at the hub, or at the outer machine of this index. */
   readonly atHub: readonly string[]
   at(machine: number): readonly string[]
+  /** Takes the link to the outer machine down: nothing gets through, and nobody is told. */
+  cut(machine: number): void
+  heal(machine: number): void
 }
 
 /** Throws with what ip(8) says when it may not be done here. */
@@ -57,6 +60,8 @@ export function openStar(machineCount: number): Star {
     hubAddress: (machine) => `${subnet(machine)}.1`,
     atHub: within(hub),
     at: (machine) => within(outer[machine] ?? ''),
+    cut: (machine) => ip('-n', hub, 'link', 'set', `out${machine}`, 'down'),
+    heal: (machine) => ip('-n', hub, 'link', 'set', `out${machine}`, 'up'),
     [Symbol.dispose]: dispose,
   }
 }

@@ -37,11 +37,7 @@ test('names: systems', () =>
 test('names: features', () =>
   check(Feature, ['kvm', 'big-parallel', 'c++20'], ['KVM', '-a', 'a'.repeat(65)]))
 test('names: tools are bare program names', () =>
-  check(
-    ToolName,
-    ['gcc', 'g++', 'python3.12', '['.replace('[', '_')],
-    ['-rf', '/bin/sh', 'a'.repeat(65)],
-  ))
+  check(ToolName, ['gcc', 'g++', 'python3.12'], ['-rf', '/bin/sh', 'a'.repeat(65)]))
 test('names: nodes', () =>
   check(NodeName, ['build-1', 'a.example.org', '1'], ['-a', '.a', '_a', 'a'.repeat(64)]))
 test('names: requests', () =>

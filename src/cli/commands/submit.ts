@@ -2,8 +2,10 @@
 import { resolve } from 'node:path'
 import {
   DryRun,
+  FetchAnswer,
   Priority,
   PRIORITY_DEFAULT,
+  RequestView as RequestViewSchema,
   type RequestView,
   type Submission,
 } from '../../wire/api.ts'
@@ -24,6 +26,8 @@ import { Upload } from '../upload.ts'
 import { entryCid, entryOfCid } from './objects.ts'
 
 const OUT_DEFAULT = 'result'
+/** How often lost outputs are asked to be built again. */
+const LOST_MAX = 3
 
 export async function submit(context: Context, args: Arguments): Promise<number> {
   const priority =
@@ -66,9 +70,9 @@ export async function submit(context: Context, args: Arguments): Promise<number>
   const accepted = await submitGraph({ client, context, upload }, submission, (text) =>
     progress.notice(text),
   )
-  const ended = args.flag('detach')
-    ? undefined
-    : await follow({ client, context, progress }, accepted.id)
+  const following = { client, context, progress }
+  const first = args.flag('detach') ? undefined : await follow(following, accepted.id)
+  const ended = first === undefined ? undefined : await bringOutputs(following, first)
   if (ended === undefined) {
     await waitDetachable(client, accepted)
     progress.finish(undefined)
@@ -93,13 +97,69 @@ function parsePriority(text: string): number | undefined {
   return /^\d{1,3}$/.test(text) ? Priority.safeParse(Number(text)).data : undefined
 }
 
+interface Following {
+  readonly client: Client
+  readonly context: Context
+  readonly progress: Progress
+}
+
+/**
+ * Has the daemon fetch the outputs. What nobody has any more is built again, as often as its owner does
+ * that. Undefined when the user detached meanwhile; throws MESH0501.
+ */
+async function bringOutputs(
+  following: Following,
+  ended: RequestView,
+): Promise<RequestView | undefined> {
+  const { client, progress } = following
+  let request = ended
+  for (let tries = 0; request.state !== 'cancelled'; tries++) {
+    const lost = await lostOutputs(client, request.outputs)
+    if (lost.length === 0) break
+    if (tries === LOST_MAX)
+      throw new MeshError('MESH0501', `nobody has the outputs of ${lost.join(', ')}`, {
+        hints: [`see what became of them: mesh jobs ${request.id}`],
+      })
+    for (const name of lost) {
+      progress.notice(`nobody has the outputs of ${name} any more; it is built again`)
+      await client.send(
+        RequestViewSchema,
+        'POST',
+        `/api/requests/${request.id}/lost?derivation=${encodeURIComponent(name)}`,
+      )
+    }
+    const again = await follow(following, request.id)
+    if (again === undefined) return undefined
+    request = again
+  }
+  return request
+}
+
+/** Names of the derivations whose outputs cannot be had. */
+async function lostOutputs(
+  client: Client,
+  outputs: RequestView['outputs'],
+): Promise<readonly string[]> {
+  const fetchAll = async (wanted: RequestView['outputs']): Promise<boolean> => {
+    const entries = Object.values(wanted).flatMap((named) => Object.values(named))
+    try {
+      await client.send(FetchAnswer, 'POST', '/api/blobs/fetch', entries)
+      return true
+    } catch (error) {
+      if (error instanceof MeshError && error.code === 'MESH0501') return false
+      throw error
+    }
+  }
+  if (await fetchAll(outputs)) return []
+  const lost: string[] = []
+  for (const [name, named] of Object.entries(outputs))
+    if (!(await fetchAll({ [name]: named }))) lost.push(name)
+  return lost
+}
+
 /** The request at its end, or undefined when its user detached. */
 async function follow(
-  {
-    client,
-    context,
-    progress,
-  }: { readonly client: Client; readonly context: Context; readonly progress: Progress },
+  { client, context, progress }: Following,
   id: string,
 ): Promise<RequestView | undefined> {
   const detach = new AbortController()
