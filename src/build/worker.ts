@@ -9,7 +9,7 @@ import { mkdir, open, readdir } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import type { Clock } from '../base/clock.ts'
+import type { Clock, Timer } from '../base/clock.ts'
 import { hasCode, MeshError, messageOf } from '../base/errors.ts'
 import { ingest, type IngestSink } from '../files/ingest.ts'
 import { mapLimited } from '../files/map-limited.ts'
@@ -42,6 +42,8 @@ import type { Materialised, MaterialisedTrees } from './materialised.ts'
 const INPUTS_AT_ONCE = 8
 /** What a failure sends along of its log. */
 const LOG_TAIL_BYTES = 8 * 1024
+/** How long a change of phase may wait to be told. */
+const TELL_MS = 25
 /** Finished outcomes that wait for their granter; beyond it nothing new is begun. */
 const FINISHED_MAX = 2048
 
@@ -109,6 +111,7 @@ export class Worker {
   readonly #finished = new Map<string, FinishedAttempt>()
   readonly #tasks = new Set<Promise<void>>()
   #epoch = 0
+  #telling: Timer | undefined
 
   constructor(deps: WorkerDeps, options: WorkerOptions) {
     this.#deps = deps
@@ -149,7 +152,7 @@ export class Worker {
       this.#running.get(attempt)?.abort.abort(new MeshError('MESH0304', 'nobody needs it any more'))
     let hasChanged = orders.grants.length > 0
     for (const attempt of orders.ack) hasChanged = this.#finished.delete(attempt) || hasChanged
-    if (hasChanged) this.#deps.onChange()
+    if (hasChanged) this.#changedSoon()
     return true
   }
 
@@ -229,14 +232,6 @@ export class Worker {
         )
     }
     this.#enter(running, running.phase)
-    try {
-      await removeTree(running.directory)
-    } catch (error) {
-      log.warn(
-        { err: error, attempt: lease.attempt },
-        'directory of an attempt could not be removed',
-      )
-    }
     this.#finished.set(lease.attempt, {
       attempt: lease.attempt,
       outcome,
@@ -246,7 +241,27 @@ export class Worker {
     })
     this.#running.delete(lease.attempt)
     for (const listener of running.listeners) listener()
+    this.#changed()
+    // Nobody waits for this.
+    try {
+      await removeTree(running.directory)
+    } catch (error) {
+      log.warn(
+        { err: error, attempt: lease.attempt },
+        'directory of an attempt could not be removed',
+      )
+    }
+  }
+
+  #changed(): void {
+    this.#telling?.cancel()
+    this.#telling = undefined
     this.#deps.onChange()
+  }
+
+  /** What a short job goes through is not told step by step: its end tells it all. */
+  #changedSoon(): void {
+    this.#telling ??= this.#deps.clock.setTimer(TELL_MS, () => this.#changed())
   }
 
   /** Ends the phase that it is in and begins another. */
@@ -259,7 +274,7 @@ export class Worker {
     if (phase === running.phase) return
     running.phase = phase
     running.phaseSinceMs = nowMs
-    this.#deps.onChange()
+    this.#changedSoon()
   }
 
   async #build(

@@ -57,9 +57,11 @@ export async function* eventsOf(
   signal.addEventListener('abort', onChange, { once: true })
   try {
     while (!signal.aborted) {
+      const hasEnded = request.state !== 'active'
+      // Whoever hears of the end may rely on it.
+      if (hasEnded) await owner.synced()
       const moment = owner.moment()
       const at = new Date(moment.wallMs).toISOString()
-      const hasEnded = request.state !== 'active'
       isRequestChanged = false
       const dueInMs = hasEnded ? 0 : toldRequestMs + REQUEST_MS - moment.nowMs
       if (dueInMs <= 0) {

@@ -83,7 +83,7 @@ export class Owner {
     for await (const fact of journal.replay()) this.scheduler.replay(fact)
     await this.#compact()
     this.#take(this.scheduler.recover(this.moment()))
-    await this.#synced()
+    await this.synced()
   }
 
   async #compact(): Promise<void> {
@@ -112,7 +112,7 @@ export class Owner {
         throw new MeshError('MESH0303', 'too many unfinished requests are kept already')
     }
     this.apply({ type: 'submit', request })
-    await this.#synced()
+    await this.synced()
   }
 
   apply(event: Event): void {
@@ -123,7 +123,7 @@ export class Owner {
   /** Applies and resolves when the facts are on disk. */
   async applyDurably(event: Event): Promise<void> {
     this.apply(event)
-    await this.#synced()
+    await this.synced()
   }
 
   // ---- nodes
@@ -181,7 +181,7 @@ export class Owner {
   }
 
   async stop(): Promise<void> {
-    await this.#synced()
+    await this.synced()
     this.#isStopped = true
     this.#timer?.cancel()
   }
@@ -195,7 +195,7 @@ export class Owner {
   }
 
   /** Resolves when everything applied so far is on disk. */
-  #synced(): Promise<void> {
+  synced(): Promise<void> {
     if (this.#batch.effects.length === 0 && !this.#isFlushing) return Promise.resolve()
     return new Promise((resolve) => {
       this.#batch.waiting.push(resolve)

@@ -325,9 +325,7 @@ export class Scheduler {
     )
     if (resolved === undefined) return
     const key = jobKey(resolved)
-    const existing = [...(this.state.openJobs.get(key) ?? [])].find((job) =>
-      this.#canJoin(step, job),
-    )
+    const existing = this.#jobFor(step, key)
     const runs = step.earlier.length + (step.job === undefined ? 0 : 1)
     const id = existing?.id ?? (runs === 0 ? step.id : derivedId('j', `${step.id}/${runs}`))
     this.#fact({
@@ -355,6 +353,14 @@ export class Scheduler {
       this.#bind([step], live.system, live.userland)
       this.#effects.push({ type: 'desired', peerId: live.node.peerId })
     }
+  }
+
+  /** The open job of the key that the step may wait at; one that runs already before others. */
+  #jobFor(step: Step, key: Digest): Job | undefined {
+    const fitting = [...(this.state.openJobs.get(key) ?? [])].filter((job) =>
+      this.#canJoin(step, job),
+    )
+    return fitting.find(({ phase }) => phase === 'leased') ?? fitting[0]
   }
 
   /** Whether the step may wait at the job: the same look-up rule, userlands that may be mixed, and no asking for too much. */
@@ -518,30 +524,28 @@ export class Scheduler {
   #lookedUp(id: string, results: readonly ActionResult[]): void {
     const job = this.state.jobs.get(id)
     if (job === undefined || job.phase !== 'lookup') return
-    this.#partDiverged(job)
-    const usable = results.filter((result) =>
-      [...job.waiters].every((step) => fitsStep(result.userland, result.builder.system, step)),
-    )
-    const isLiveUserland = ({ userland, builder }: ActionResult): boolean =>
-      [...job.waiters].every((step) => this.#isServed(step, builder.system, userland))
     const hasWorkers = [...this.nodes.values()].some(
       (node) => node.connected && node.environments.length > 0,
     )
-    // Binding a request to a userland that no machine has any more would strand what is not cached.
-    const chosen =
-      usable.find(isLiveUserland) ??
-      (hasWorkers ? usable.find((result) => result.userland === null) : usable[0])
-    if (chosen === undefined) {
-      job.waitingSinceMs = this.#moment.nowMs
-      this.#enqueue(job)
-      return
+    for (const result of results) {
+      const { userland, builder } = result
+      // Binding a request to a userland that no machine has any more would strand what is not cached.
+      const takers = [...job.waiters].filter(
+        (step) =>
+          fitsStep(userland, builder.system, step) &&
+          (!hasWorkers || this.#isServed(step, builder.system, userland)),
+      )
+      this.#pinAll(job, takers, result, true)
     }
-    this.#pinAll(job, chosen, true)
+    if (job.waiters.size === 0) return
+    job.waitingSinceMs = this.#moment.nowMs
+    this.#enqueue(job)
   }
 
-  #pinAll(job: Job, result: ActionResult, cached: boolean): void {
-    this.#bind(job.waiters, result.builder.system, result.userland)
-    for (const step of [...job.waiters]) {
+  /** Gives the result to those `takers` that wait for the job. */
+  #pinAll(job: Job, takers: readonly Step[], result: ActionResult, cached: boolean): void {
+    this.#bind(takers, result.builder.system, result.userland)
+    for (const step of takers) {
       if (!job.waiters.has(step)) continue
       const before = step.outputs
       this.#fact({
@@ -582,6 +586,9 @@ export class Scheduler {
     }
     this.#delayed.delete(job)
     this.#partDiverged(job)
+    // Two jobs of one key may have come to fit each other since they were parted.
+    for (const step of [...job.waiters])
+      if (this.#jobFor(step, job.key)?.phase === 'leased') this.#part(step)
     this.#sift(job)
     if (job.phase !== 'waiting' || job.waiters.size === 0) return
     this.queues.put(job)
@@ -696,6 +703,9 @@ export class Scheduler {
     attempt.leaseUntilMs = this.#moment.nowMs + LEASE_MS + LEASE_SLACK_MS
     this.#reserve(node, attempt)
     this.#bind(job.waiters, environment.system, userland)
+    // Who waits for the same elsewhere, and may share this run, does.
+    for (const other of [...(this.state.openJobs.get(job.key) ?? [])])
+      if (other.phase === 'waiting') this.#enqueue(other)
     for (const step of job.waiters) {
       this.#effects.push({ type: 'step', step }, { type: 'request', request: step.request })
     }
@@ -994,7 +1004,7 @@ export class Scheduler {
     this.#endAttempt(attempt, 'done', null, finished)
     for (const other of job.attempts)
       if (isLive(other)) this.#endAttempt(other, 'superseded', `${attempt.node.name} was first`)
-    this.#pinAll(job, result, false)
+    this.#pinAll(job, [...job.waiters], result, false)
   }
 
   /** A result that came second: equal ones are ignored, a different one is told. */

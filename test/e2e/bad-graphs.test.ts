@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test'
 import { Why } from '../../src/wire/api.ts'
 import { sha256 } from '../../src/wire/digest.ts'
 import { processesWith } from '../build/builds.ts'
-import { Desk, freePort, openMesh, problem, submitted, until, type Mesh } from './meshes.ts'
+import { freePort, openMesh, problem, submitted, until, type Desk, type Mesh } from './meshes.ts'
 
 let mesh: Mesh
 let desk: Desk

@@ -14,8 +14,8 @@ import {
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { cidOf, isDigest, parseCid, sha256, type Digest } from '../../src/wire/digest.ts'
-import { freePort, openMesh, submitted, until, type Daemon, type Mesh } from './meshes.ts'
+import { cidOf, sha256, type Digest } from '../../src/wire/digest.ts'
+import { freePort, openMesh, problem, submitted, until, type Daemon, type Mesh } from './meshes.ts'
 
 const BIG_BYTES = 5 * 1024 * 1024
 
@@ -163,93 +163,86 @@ test(
   },
 )
 
-const FILE = 'from afar\n'
-
 /** A directory as a web server has it, with one blob in it. */
-function mirrorDirectory(mesh: Mesh): string {
-  const directory = join(mesh.directory, 'mirror')
-  const digest = sha256(FILE)
+function mirrorDirectory(directory: string, text: string): void {
+  const digest = sha256(text)
   mkdirSync(join(directory, 'cas', 'sha256', digest.slice(0, 2)), { recursive: true })
-  writeFileSync(join(directory, 'cas', 'sha256', digest.slice(0, 2), digest), FILE)
-  return directory
+  writeFileSync(join(directory, 'cas', 'sha256', digest.slice(0, 2), digest), text)
 }
 
-async function submitFromMirror(mesh: Mesh, url: string): Promise<void> {
+test('blobs: inputs come from mirrors, one of which is away', { timeout: 120_000 }, async (t) => {
+  await using mesh = await openMesh(t)
+  const plain = join(mesh.directory, 'plain')
+  mirrorDirectory(plain, 'from a plain directory\n')
+  const server = createServer((request, response) => {
+    const path = join(plain, new URL(request.url ?? '', 'http://mirror').pathname)
+    if (!existsSync(path) || !statSync(path).isFile()) return void response.writeHead(404).end()
+    response.setHeader('content-length', statSync(path).size)
+    if (request.method === 'HEAD') return void response.end()
+    createReadStream(path).pipe(response)
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  const address = server.address()
+  assert(typeof address === 'object' && address !== null)
+  const port = await freePort()
+  const args = [
+    '--mirror',
+    `http://127.0.0.1:${port}`,
+    '--mirror',
+    `http://127.0.0.1:${address.port}/`,
+  ]
   const root = await mesh.start({ name: 'root', role: 'root' })
-  const args = ['--mirror', url]
   const [dev] = await Promise.all([
     mesh.start({ name: 'dev', role: 'client', parents: [root], args }),
     mesh.start({ name: 'w1', role: 'worker,store', listen: 'none', parents: [root], args }),
   ])
   const desk = mesh.desk(dev)
   await desk.untilReady('w1')
-  desk.write(
-    'graph.mesh.toml',
-    `mesh = 1\n[derivation.a]\nbuilder = "/bin/sh"\nargs = ["-c", 'cat $far > $out']\ninputs.far = { cid = "${cidOf(sha256(FILE))}" }\n`,
-  )
-  const ended = await desk.mesh('submit', 'graph.mesh.toml', '--json')
-  assert.equal(ended.code, 0, ended.stdout)
-  assert.equal(desk.read('result/a'), FILE)
-  const absent = cidOf(sha256('nowhere'))
-  const missing = await desk.mesh('get', absent, '-o', 'absent', '--json')
-  assert.equal(missing.code, 5, missing.stdout)
-}
-
-test(
-  'blobs: a plain directory behind a web server is a mirror',
-  { timeout: 120_000 },
-  async (t) => {
-    await using mesh = await openMesh(t)
-    const directory = mirrorDirectory(mesh)
-    const asked: string[] = []
-    const server = createServer((request, response) => {
-      asked.push(`${request.method} ${request.url}`)
-      const path = join(directory, new URL(request.url ?? '', 'http://mirror').pathname)
-      if (!existsSync(path) || !statSync(path).isFile()) return void response.writeHead(404).end()
-      response.setHeader('content-length', statSync(path).size)
-      if (request.method === 'HEAD') return void response.end()
-      createReadStream(path).pipe(response)
-    }).listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    t.after(() => server.close())
-    const address = server.address()
-    assert(typeof address === 'object' && address !== null)
-    await submitFromMirror(mesh, `http://127.0.0.1:${address.port}/`)
-    assert(
-      asked.some(
-        (line) =>
-          line.startsWith('GET ') &&
-          isDigest(line.slice(-64)) &&
-          parseCid(line.slice(-64))?.digest === sha256(FILE),
-      ),
-      asked.join(),
+  const build = async (text: string): Promise<void> => {
+    desk.write(
+      'graph.mesh.toml',
+      `mesh = 1\n[derivation.a]\nbuilder = "/bin/sh"\nargs = ["-c", 'cat $far > $out']\ninputs.far = { cid = "${cidOf(sha256(text))}" }\n`,
     )
-  },
-)
-
-test('blobs: nginx is a mirror without any plug-in', { timeout: 120_000 }, async (t) => {
-  if (spawnSync('nginx', ['-v']).error !== undefined) {
-    t.skip('nginx is not installed')
-    return
+    const ended = await desk.mesh('submit', 'graph.mesh.toml', '--json')
+    assert.equal(ended.code, 0, ended.stdout)
+    assert.equal(desk.read('result/a'), text)
+    assert.equal(submitted(ended).bytes.root, 0)
   }
-  await using mesh = await openMesh(t)
-  const directory = mirrorDirectory(mesh)
-  const port = await freePort()
-  const config = join(mesh.directory, 'nginx.conf')
-  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-    .map((kind) => `${kind}_temp_path ${mesh.directory};`)
-    .join(' ')
-  writeFileSync(
-    config,
-    `daemon off; master_process off; pid ${mesh.directory}/nginx.pid; error_log stderr; events {}
+
+  await t.test('blobs: a plain directory behind a web server is a mirror', () =>
+    build('from a plain directory\n'),
+  )
+
+  await t.test('blobs: what nobody has is not found', async () => {
+    const missing = await desk.mesh('get', cidOf(sha256('nowhere')), '-o', 'absent', '--json')
+    assert.deepEqual([missing.code, problem(missing).code], [5, 'MESH0601'])
+  })
+
+  await t.test('blobs: nginx is a mirror without any plug-in', async (nginxTest) => {
+    if (spawnSync('nginx', ['-v']).error !== undefined)
+      return nginxTest.skip('nginx is not installed')
+    const directory = join(mesh.directory, 'nginx')
+    mirrorDirectory(directory, 'from nginx\n')
+    const config = join(mesh.directory, 'nginx.conf')
+    const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+      .map((kind) => `${kind}_temp_path ${mesh.directory};`)
+      .join(' ')
+    writeFileSync(
+      config,
+      `daemon off; master_process off; pid ${mesh.directory}/nginx.pid; error_log stderr; events {}
 http { access_log off; ${temporary} server { listen 127.0.0.1:${port}; root ${directory}; } }
 `,
-  )
-  const nginx = spawn('nginx', ['-c', config, '-e', 'stderr'], { stdio: 'ignore' })
-  try {
-    await submitFromMirror(mesh, `http://127.0.0.1:${port}`)
-  } finally {
-    nginx.kill('SIGKILL')
-    await once(nginx, 'exit')
-  }
+    )
+    const nginx = spawn('nginx', ['-c', config, '-e', 'stderr'], { stdio: 'ignore' })
+    try {
+      await until('nginx to listen', async () =>
+        existsSync(join(mesh.directory, 'nginx.pid')) ? true : undefined,
+      )
+      await build('from nginx\n')
+    } finally {
+      nginx.kill('SIGKILL')
+      await once(nginx, 'exit')
+    }
+  })
 })

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { z } from 'zod'
 import { lastJson, MESH_NODE, run, type Finished } from '../../scripts/cluster.ts'
-import { JobView, NodeView } from '../../src/wire/api.ts'
+import { JobView, NodeView, RequestView } from '../../src/wire/api.ts'
 import { cidOf, sha256 } from '../../src/wire/digest.ts'
 import { NodeFile } from '../../src/wire/node-file.ts'
 import { openMesh, submitted, until, type Desk } from './meshes.ts'
@@ -103,9 +103,10 @@ args = ["-c", 'exit 1']
     'usage',
   ])
     assert(keysOf(attempt).includes(key), key)
+  const requests = z.array(RequestView).parse(await printed(desk, 'jobs', '--requests'))
   assert.deepEqual(
-    keysOf(((await printed(desk, 'jobs', '--requests')) as unknown[])[0]).includes('state'),
-    true,
+    requests.map(({ state }) => state),
+    ['done', 'done'],
   )
   const [node] = z.array(NodeView).parse(await printed(desk, 'nodes'))
   assert.deepEqual(

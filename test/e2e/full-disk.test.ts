@@ -10,25 +10,35 @@ import { openMesh, submitted, until } from './meshes.ts'
 /** A file system of its own for the data directory of a node; undefined where none may be mounted. */
 function mountSmall(directory: string, sizeMiB: number): Disposable | undefined {
   mkdirSync(directory, { recursive: true })
-  const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${sizeMiB}m`, 'tmpfs', directory])
+  const { status } = spawnSync('mount', [
+    '-t',
+    'tmpfs',
+    '-o',
+    `size=${sizeMiB}m`,
+    'tmpfs',
+    directory,
+  ])
   if (status !== 0) return undefined
   return { [Symbol.dispose]: () => void spawnSync('umount', ['-l', directory]) }
 }
 
 const NO_MOUNT = 'no small file system can be mounted here'
 
-test('full-disk: what does not fit at one worker is built at another', { timeout: 120_000 }, async (t) => {
-  await using mesh = await openMesh(t)
-  using small = mountSmall(join(mesh.directory, 'w1'), 24)
-  if (small === undefined) return t.skip(NO_MOUNT)
-  const root = await mesh.start({ name: 'root', role: 'root,store' })
-  const w1 = { name: 'w1', role: 'worker', listen: 'none', cpus: 4, parents: [root] }
-  await mesh.start(w1)
-  const desk = mesh.desk(root)
-  await desk.untilReady('w1')
-  desk.write(
-    'graph.mesh.toml',
-    `mesh = 1
+test(
+  'full-disk: what does not fit at one worker is built at another',
+  { timeout: 120_000 },
+  async (t) => {
+    await using mesh = await openMesh(t)
+    using small = mountSmall(join(mesh.directory, 'w1'), 24)
+    if (small === undefined) return t.skip(NO_MOUNT)
+    const root = await mesh.start({ name: 'root', role: 'root,store' })
+    const w1 = { name: 'w1', role: 'worker', listen: 'none', cpus: 4, parents: [root] }
+    await mesh.start(w1)
+    const desk = mesh.desk(root)
+    await desk.untilReady('w1')
+    desk.write(
+      'graph.mesh.toml',
+      `mesh = 1
 [derivation.big]
 builder = "/bin/sh"
 args = ["-c", 'head -c 40000000 /dev/zero > $out']
@@ -36,19 +46,23 @@ args = ["-c", 'head -c 40000000 /dev/zero > $out']
 builder = "/bin/sh"
 args = ["-c", 'echo fits > $out']
 `,
-  )
-  const alone = await desk.mesh('submit', 'graph.mesh.toml', '-k', '--json')
-  const { failures, jobs } = submitted(alone)
-  assert.deepEqual([alone.code, failures[0]?.code, jobs.built], [75, 'MESH0505', 1], alone.stdout)
-  assert.match(failures[0]?.message ?? '', /3 attempts failed.*no space left/)
-  await mesh.start({ ...w1, name: 'w2', cpus: 1 })
-  await desk.untilReady('w2')
-  const ended = await desk.mesh('submit', 'graph.mesh.toml', '--json')
-  assert.equal(ended.code, 0, ended.stderr)
-  const { attempts } = await desk.job('big')
-  assert.deepEqual([attempts[0]?.node, attempts.at(-1)?.node, attempts.at(-1)?.state], ['w1', 'w2', 'done'])
-  assert.equal(statSync(join(desk.directory, 'result/big')).size, 40_000_000)
-})
+    )
+    const alone = await desk.mesh('submit', 'graph.mesh.toml', '-k', '--json')
+    const { failures, jobs } = submitted(alone)
+    assert.deepEqual([alone.code, failures[0]?.code, jobs.built], [75, 'MESH0505', 1], alone.stdout)
+    assert.match(failures[0]?.message ?? '', /3 attempts failed.*no space left/)
+    await mesh.start({ ...w1, name: 'w2', cpus: 1 })
+    await desk.untilReady('w2')
+    const ended = await desk.mesh('submit', 'graph.mesh.toml', '--json')
+    assert.equal(ended.code, 0, ended.stderr)
+    const { attempts } = await desk.job('big')
+    assert.deepEqual(
+      [attempts[0]?.node, attempts.at(-1)?.node, attempts.at(-1)?.state],
+      ['w1', 'w2', 'done'],
+    )
+    assert.equal(statSync(join(desk.directory, 'result/big')).size, 40_000_000)
+  },
+)
 
 test('full-disk: an owner without room waits for it', { timeout: 120_000 }, async (t) => {
   await using mesh = await openMesh(t)
@@ -61,7 +75,10 @@ test('full-disk: an owner without room waits for it', { timeout: 120_000 }, asyn
   await desk.untilReady('w1')
   const filler = join(data, 'filler')
   spawnSync('dd', ['if=/dev/zero', `of=${filler}`, 'bs=4096'])
-  desk.write('graph.mesh.toml', `mesh = 1\n[derivation.a]\nbuilder = "/bin/sh"\nargs = ["-c", 'echo a > $out']\n`)
+  desk.write(
+    'graph.mesh.toml',
+    `mesh = 1\n[derivation.a]\nbuilder = "/bin/sh"\nargs = ["-c", 'echo a > $out']\n`,
+  )
   const following = desk.follow('submit', 'graph.mesh.toml', '--json')
   const status = await until('the owner to tell', async () => {
     const now = await desk.ask(Status, '/api/status')

@@ -5,7 +5,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { LogDecoder } from '../../src/wire/log-record.ts'
-import { Desk, openMesh, until, type Mesh, type Daemon } from './meshes.ts'
+import { openMesh, until, type Daemon, type Desk, type Mesh } from './meshes.ts'
 
 let mesh: Mesh
 let dev: Daemon

@@ -84,7 +84,7 @@ test('relay: nodes in networks of their own meet at a store', { timeout: 120_000
     t.skip(`no network namespaces can be made here: ${messageOf(error)}`)
     return
   }
-  using _star = star
+  t.after(() => star[Symbol.dispose]())
   await using mesh = await openMesh(t)
   await check(mesh, {
     hub: {

@@ -82,46 +82,67 @@ test(
 
 /** The small process that spawns the builds of a daemon. */
 async function executorOf({ pid }: Pick<Daemon, 'pid'>): Promise<number> {
-  const children = (await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8')).trim().split(' ').map(Number)
+  const children = (await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8'))
+    .trim()
+    .split(' ')
+    .map(Number)
   for (const child of children)
-    if ((await readFile(`/proc/${child}/cmdline`, 'utf8')).includes('executor-process')) return child
+    if ((await readFile(`/proc/${child}/cmdline`, 'utf8')).includes('executor-process'))
+      return child
   throw new Error(`the daemon ${pid} has no executor process`)
 }
 
 for (const isolation of ['auto', 'process'])
-  test(`survive-worker: a killed executor is replaced, and its builds are gone, with isolation ${isolation}`, { timeout: 120_000 }, async (t) => {
-    await using mesh = await openMesh(t)
-    const options = { name: 'alone', role: 'root,worker,store', listen: tcp(await freePort()), args: ['--isolation', isolation] }
-    const alone = await mesh.start(options)
-    const desk = mesh.desk(alone)
-    const mark = `2.${isolation.length}${process.pid}`
-    desk.write(
-      'graph.mesh.toml',
-      `mesh = 1
+  test(
+    `survive-worker: a killed executor is replaced, and its builds are gone, with isolation ${isolation}`,
+    { timeout: 120_000 },
+    async (t) => {
+      await using mesh = await openMesh(t)
+      const options = {
+        name: 'alone',
+        role: 'root,worker,store',
+        listen: tcp(await freePort()),
+        args: ['--isolation', isolation],
+      }
+      const alone = await mesh.start(options)
+      const desk = mesh.desk(alone)
+      const mark = `2.${isolation.length}${process.pid}`
+      desk.write(
+        'graph.mesh.toml',
+        `mesh = 1
 [derivation.nap]
 builder = "/bin/sh"
 args = ["-c", '(trap "" TERM; exec setsid sleep ${mark}) & sleep ${mark}; echo slept > $out']
 sealed = ${isolation === 'auto'}
 `,
-    )
-    const running = async (): Promise<true | undefined> => ((await processesWith(mark)).length === 2 ? true : undefined)
-    const following = desk.follow('submit', 'graph.mesh.toml', '--json')
-    await until('both sleeps', running)
-    process.kill(await executorOf(alone), 'SIGKILL')
-    await until('the first attempt to be lost', async () => ((await desk.job('nap')).attempts[0]?.state === 'lost' ? true : undefined))
-    // Now the daemon with it: only the next start can clean up after plain builds.
-    await until('the second attempt', async () =>
-      (await desk.job('nap')).attempts[1]?.state === 'building' ? running() : undefined,
-    )
-    process.kill(await executorOf(alone), 'SIGKILL')
-    await alone.kill()
-    await mesh.start(options)
-    const ended = await following.ended
-    assert.equal(ended.code, 0, ended.stderr)
-    assert.equal(desk.read('result/nap'), 'slept\n')
-    const { attempts } = await desk.job('nap')
-    // Owner and worker began anew together: the second attempt is granted to the same node once more.
-    assert.deepEqual(attempts.map(({ state }) => state), ['lost', 'done'])
-    assert.match(attempts[0]?.error ?? '', /executor process ended with SIGKILL/)
-    await until('every sleep to be gone', async () => ((await processesWith(mark)).length === 0 ? true : undefined))
-  })
+      )
+      const running = async (): Promise<true | undefined> =>
+        (await processesWith(mark)).length === 2 ? true : undefined
+      const following = desk.follow('submit', 'graph.mesh.toml', '--json')
+      await until('both sleeps', running)
+      process.kill(await executorOf(alone), 'SIGKILL')
+      await until('the first attempt to be lost', async () =>
+        (await desk.job('nap')).attempts[0]?.state === 'lost' ? true : undefined,
+      )
+      // Now the daemon with it: only the next start can clean up after plain builds.
+      await until('the second attempt', async () =>
+        (await desk.job('nap')).attempts[1]?.state === 'building' ? running() : undefined,
+      )
+      process.kill(await executorOf(alone), 'SIGKILL')
+      await alone.kill()
+      await mesh.start(options)
+      const ended = await following.ended
+      assert.equal(ended.code, 0, ended.stderr)
+      assert.equal(desk.read('result/nap'), 'slept\n')
+      const { attempts } = await desk.job('nap')
+      // Owner and worker began anew together: the second attempt is granted to the same node once more.
+      assert.deepEqual(
+        attempts.map(({ state }) => state),
+        ['lost', 'done'],
+      )
+      assert.match(attempts[0]?.error ?? '', /executor process ended with SIGKILL/)
+      await until('every sleep to be gone', async () =>
+        (await processesWith(mark)).length === 0 ? true : undefined,
+      )
+    },
+  )

@@ -327,3 +327,49 @@ test('scheduler: a tool that is named like a member of every object is a tool li
   world.restart()
   assert.equal(world.request('r').state, 'done')
 })
+
+test('scheduler: a stored result goes to those of the waiters that it fits', () => {
+  const world = new World()
+  const one = world.node('n1', { environments: [debian] })
+  world.submit('before', [derivation('common')])
+  world.buildAll()
+  one.state = 'draining'
+  one.tell()
+  const two = world.node('n2', { environments: [fedora] })
+  world.isAnswering = false
+  world.submit('bound', [derivation('own'), derivation('common')])
+  world.answer('own')
+  assert.deepEqual(two.names, [])
+  two.take()
+  assert.deepEqual(two.names, ['own'])
+  world.submit('free', [derivation('common')])
+  world.isAnswering = true
+  world.answer()
+  two.take()
+  assert.deepEqual(
+    [world.request('free').state, world.step('bound', 'common').phase],
+    ['done', 'open'],
+  )
+  assert.deepEqual(two.names, ['own', 'common'])
+})
+
+test('scheduler: two jobs of one key that have come to fit each other share a run', () => {
+  const world = new World()
+  const big = { args: ['common'], memoryBytes: 20 * 2 ** 30 }
+  const large = world.node('large', { memoryBytes: 2 ** 36, environments: [debian] })
+  large.state = 'draining'
+  large.tell()
+  const two = world.node('n2', { cpus: 1, environments: [fedora] })
+  world.submit('r2', [derivation('x'), derivation('c2', big)])
+  two.take()
+  // c1 waits at the job of c2, which is bound to fedora; c3 is bound to debian and waits at its own.
+  world.submit('r1', [derivation('c1', big), derivation('y')])
+  const one = world.node('n1', { cpus: 1, environments: [debian] })
+  assert.deepEqual([two.names, one.names], [['x'], ['y']])
+  world.submit('r3', [derivation('y'), derivation('c3', big)])
+  large.state = 'ready'
+  large.tell()
+  assert.deepEqual(large.names.length, 1)
+  assert.equal(world.step('r1', 'c1').job, world.step('r3', 'c3').job)
+  assert.notEqual(world.step('r1', 'c1').job, world.step('r2', 'c2').job)
+})
