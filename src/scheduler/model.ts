@@ -100,6 +100,8 @@ export interface Attempt {
   readonly job: Job
   readonly n: number
   readonly node: { readonly peerId: string; readonly name: string }
+  /** Which start of the node it was granted to. */
+  readonly boot: string
   readonly system: string
   readonly isolation: Isolation
   readonly label: string

@@ -688,6 +688,7 @@ export class Scheduler {
       job: job.id,
       attempt: derivedId('a', `${job.id}/${n}/${this.state.epoch}/${this.#moment.wallMs}`, 16),
       node: { peerId: node.peerId, name: node.record.name },
+      boot: node.boot,
       system: environment.system,
       isolation: environment.isolation,
       label: environment.label,
@@ -859,9 +860,12 @@ export class Scheduler {
       if (isLive(attempt)) {
         attempt.leaseUntilMs = nowMs + LEASE_MS + LEASE_SLACK_MS
         const isTold = node.running.has(attempt.id) || node.finished.has(attempt.id)
-        // It was told of the grant and does not know it: the process that held it is gone.
+        // It was told of the grant and does not know it, or was told in an earlier life, for all that is
+        // known: the process that held it is gone.
         const wasTold =
-          attempt.confirmed || (attempt.sentSeq > 0 && attempt.sentSeq <= message.ackSeq)
+          attempt.confirmed ||
+          attempt.boot !== node.boot ||
+          (attempt.sentSeq > 0 && attempt.sentSeq <= message.ackSeq)
         if (!isTold && wasTold)
           this.#endAttempt(
             attempt,

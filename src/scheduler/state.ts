@@ -154,6 +154,7 @@ export class State {
       job,
       n: job.attempts.length + 1,
       node: fact.node,
+      boot: fact.boot,
       system: fact.system,
       isolation: fact.isolation,
       label: fact.label,

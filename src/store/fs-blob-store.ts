@@ -21,7 +21,6 @@ import {
   readFileSync,
   rmSync,
   statSync,
-  unlinkSync,
   utimesSync,
 } from 'node:fs'
 import { copyFile } from 'node:fs/promises'
@@ -218,10 +217,9 @@ class FsBlobStore implements BlobStore {
     const { ref, identity } = await hashFile(path)
     try {
       await this.#settle()
-      if (
-        this.#index.find(ref.digest) === undefined &&
-        !(options.move && this.#adopt(path, ref, identity))
-      )
+      const isHere = this.#index.find(ref.digest) !== undefined
+      // A file that is moved in takes the place of what is here: its bytes were hashed just now.
+      if (!(options.move && this.#adopt(path, ref, identity)) && !isHere)
         await this.put(ref.size <= SMALL_BYTES ? readFileSync(path) : readWhole(path), ref)
       if (options.move) rmSync(path, { force: true })
       return ref
@@ -257,11 +255,13 @@ class FsBlobStore implements BlobStore {
 
   /** The last step of every way in. Synchronous: no other writer of the same blob comes between. */
   #commit(temporary: string, ref: BlobRef): void {
-    if (this.#index.find(ref.digest) !== undefined) {
-      unlinkSync(temporary)
+    const isHere = this.#index.find(ref.digest) !== undefined
+    // Also over what is here: that may have been damaged since, and these bytes were hashed just now.
+    this.#layout.moveIn(temporary, this.#layout.blob(ref.digest))
+    if (isHere) {
+      rmSync(this.#layout.executable(ref.digest), { force: true })
       return
     }
-    this.#layout.moveIn(temporary, this.#layout.blob(ref.digest))
     const nowWallMs = this.#clock.wallMs()
     this.#index.set(ref.digest, {
       sizeBytes: ref.size,

@@ -73,6 +73,8 @@ export const Fact = z.discriminatedUnion('type', [
     job: JobId,
     attempt: AttemptId,
     node: z.object({ peerId: PeerId, name: NodeName }),
+    /** Which start of the node it was granted to. */
+    boot: text(64),
     system: System,
     isolation: Isolation,
     label: text(64),

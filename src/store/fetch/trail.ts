@@ -21,6 +21,8 @@ export class Trail {
   #later: BlobSource[] = []
   /** Those that broke off midway: after everything else. */
   readonly #again: BlobSource[] = []
+  /** Those that lied lately: last of all, for what was wrong may have been put right. */
+  readonly #banned: BlobSource[] = []
   readonly #resumes = new Map<string, number>()
 
   /** Stages are asked in order, each only when the sources of the one before are used up. */
@@ -58,13 +60,15 @@ export class Trail {
       if (this.#isOpen(source, nowMs())) return source
     for (let source = this.#again.shift(); source !== undefined; source = this.#again.shift())
       if (!this.#health.isBanned(source, nowMs())) return source
+    for (let source = this.#banned.shift(); source !== undefined; source = this.#banned.shift())
+      if (!this.#results.has(source.name)) return source
     return undefined
   }
 
   #isOpen(source: BlobSource, nowMs: number): boolean {
     if (this.#results.has(source.name)) return false
     if (!this.#health.isBanned(source, nowMs)) return true
-    this.#results.set(source.name, 'not asked: it sent wrong bytes lately')
+    this.#banned.push(source)
     return false
   }
 
