@@ -1036,8 +1036,10 @@ export class Scheduler {
     for (const other of job.attempts)
       if (isLive(other)) this.#endAttempt(other, 'superseded', `${attempt.node.name} was first`)
     for (const step of waiters) {
-      if (outcome.limit !== undefined && ownLimit(step, outcome.limit.name) > outcome.limit.value)
-        continue
+      const { limit, code } = outcome
+      // Whose own limit was not reached waits for another run.
+      if (limit !== undefined && ownLimit(step, limit.name) > limit.value) continue
+      if (code === 'MESH0404' && step.derivation.needs.memoryBytes > attempt.memoryBytes) continue
       this.#failStep(step, {
         job: step.id,
         name: step.derivation.name,

@@ -135,10 +135,10 @@ sealed = ${isolation === 'auto'}
       assert.equal(ended.code, 0, ended.stderr)
       assert.equal(desk.read('result/nap'), 'slept\n')
       const { attempts } = await desk.job('nap')
-      // Owner and worker began anew together: the second attempt is granted to the same node once more.
+      // Owner and worker began anew together: the second attempt was of the worker's earlier life.
       assert.deepEqual(
         attempts.map(({ state }) => state),
-        ['lost', 'done'],
+        ['lost', 'lost', 'done'],
       )
       assert.match(attempts[0]?.error ?? '', /executor process ended with SIGKILL/)
       await until('every sleep to be gone', async () =>

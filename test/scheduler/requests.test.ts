@@ -439,11 +439,29 @@ test('scheduler: a waiter that some node would do for does not wait for one whos
   assert.equal(node.names.length, 1)
   node.build()
   world.pass(6_000)
+  // What it gives is the same for all, so the one that asked for more takes it, too.
   assert.deepEqual(
     ['huge', 'before', 'after'].map((name) => world.request(name).state),
-    ['active', 'done', 'done'],
+    ['done', 'done', 'done'],
   )
   assert.equal(world.grantCount, 1)
+})
+
+test('scheduler: a run out of memory fails only those who asked for no more', () => {
+  const world = new World()
+  const node = world.node('n1', { memoryBytes: 4 * GIB })
+  world.submit('small', [derivation('a', { memoryBytes: 1 * GIB })])
+  node.take()
+  world.submit('large', [derivation('a', { memoryBytes: 2 * GIB })])
+  node.finish({ ...failed, code: 'MESH0404', message: 'out of memory' })
+  assert.deepEqual(
+    [world.request('small').state, world.request('large').state],
+    ['failed', 'active'],
+  )
+  assert.deepEqual(
+    [...node.running.values()].map(({ attempt }) => attempt.memoryBytes),
+    [2 * GIB],
+  )
 })
 
 // ---- waiting or not
