@@ -25,30 +25,89 @@ function waitingOf(request: Request): Step[] {
   return waiting
 }
 
-/** The event as it travels: one line of JSON whose first key is the type. */
-export const eventLine = (event: Event): string => JSON.stringify(event)
-export const isLastLine = (line: string): boolean => line.startsWith('{"type":"end",')
+/** Events as they travel: lines of JSON, each of which begins with the type. */
+export const linesOf = (events: readonly Event[]): string =>
+  events.map((event) => JSON.stringify(event)).join('\n')
+export const holdsEnd = (lines: string): boolean =>
+  lines.startsWith('{"type":"end",', lines.lastIndexOf('\n') + 1)
 
-/** Ends after `end`, or when the signal aborts. */
+/** Events told in one message. */
+const TOGETHER_MAX = 256
+
+/** What one watcher has been told of a request. */
+class Told {
+  readonly #owner: Owner
+  readonly #request: Request
+  readonly #ownerName: string
+  readonly #changed: Set<Step>
+  readonly #jobs = new Map<Step, string>()
+  #notices = 0
+  #requestMs = Number.NEGATIVE_INFINITY
+
+  constructor(owner: Owner, request: Request, ownerName: string) {
+    this.#owner = owner
+    this.#request = request
+    this.#ownerName = ownerName
+    this.#changed = new Set(request.steps.values())
+  }
+
+  mark(steps: Iterable<Step>): void {
+    for (const step of steps) this.#changed.add(step)
+  }
+
+  /** All that has not been told yet; the counts of the request only when they are due. */
+  news(hasEnded: boolean): Event[] {
+    const request = this.#request
+    const moment = this.#owner.moment()
+    const at = new Date(moment.wallMs).toISOString()
+    const events: Event[] = []
+    if (hasEnded || this.dueInMs(moment.nowMs) <= 0) {
+      this.#requestMs = moment.nowMs
+      events.push({
+        type: 'request',
+        at,
+        request: counts(requestView(request, this.#ownerName, moment)),
+      })
+    }
+    for (const step of this.#changed) {
+      const job = jobView(this.#owner.scheduler, step, moment)
+      const text = JSON.stringify(job)
+      // Jobs that look the same as last time are not told again.
+      if (this.#jobs.get(step) === text) continue
+      this.#jobs.set(step, text)
+      events.push({ type: 'job', at, job })
+    }
+    this.#changed.clear()
+    for (const text of request.notices.slice(this.#notices))
+      events.push({ type: 'notice', at, text })
+    this.#notices = request.notices.length
+    if (hasEnded)
+      events.push({ type: 'end', at, request: requestView(request, this.#ownerName, moment) })
+    return events
+  }
+
+  dueInMs(nowMs: number): number {
+    return this.#requestMs + REQUEST_MS - nowMs
+  }
+}
+
+/** What changed, gathered; ends after `end`, or when the signal aborts. */
 export async function* eventsOf(
   deps: { readonly owner: Owner; readonly clock: Clock; readonly ownerName: string },
   request: Request,
   signal: AbortSignal,
-): AsyncIterable<Event> {
+): AsyncIterable<readonly Event[]> {
   const { owner, clock, ownerName } = deps
-  const changed = new Set<Step>(request.steps.values())
-  const told = new Map<Step, string>()
-  let noticeCount = 0
+  const told = new Told(owner, request, ownerName)
   let wake: (() => void) | undefined
-  let isRequestChanged = true
-  let toldRequestMs = Number.NEGATIVE_INFINITY
+  let isChanged = true
   const onChange = (): void => {
-    isRequestChanged = true
+    isChanged = true
     wake?.()
   }
   using watching = owner.watch(request.wire.id, {
     onStep(step) {
-      changed.add(step)
+      told.mark([step])
       onChange()
     },
     onRequest: onChange,
@@ -60,42 +119,23 @@ export async function* eventsOf(
       const hasEnded = request.state !== 'active'
       // Whoever hears of the end may rely on it.
       if (hasEnded) await owner.synced()
-      const moment = owner.moment()
-      const at = new Date(moment.wallMs).toISOString()
-      isRequestChanged = false
-      const dueInMs = hasEnded ? 0 : toldRequestMs + REQUEST_MS - moment.nowMs
-      if (dueInMs <= 0) {
-        toldRequestMs = moment.nowMs
-        yield { type: 'request', at, request: counts(requestView(request, ownerName, moment)) }
-      }
-      const steps = [...changed]
-      changed.clear()
-      for (const step of steps) {
-        const job = jobView(owner.scheduler, step, moment)
-        const text = JSON.stringify(job)
-        // Jobs that look the same as last time are not told again.
-        if (told.get(step) === text) continue
-        told.set(step, text)
-        yield { type: 'job', at, job }
-      }
-      for (; noticeCount < request.notices.length; noticeCount += 1)
-        yield { type: 'notice', at, text: request.notices[noticeCount] ?? '' }
-      if (hasEnded) {
-        yield { type: 'end', at, request: requestView(request, ownerName, owner.moment()) }
-        return
-      }
-      if (!isRequestChanged && !signal.aborted) {
+      isChanged = false
+      const news = told.news(hasEnded)
+      for (let at = 0; at < news.length; at += TOGETHER_MAX) yield news.slice(at, at + TOGETHER_MAX)
+      if (hasEnded) return
+      if (!isChanged && !signal.aborted) {
         const { promise, resolve } = Promise.withResolvers<void>()
         wake = resolve
+        const dueInMs = told.dueInMs(clock.nowMs())
         // Reasons to wait change with the nodes, without an event of the job itself.
         const timer = clock.setTimer(dueInMs > 0 ? dueInMs : REASONS_MS, () => {
-          for (const step of waitingOf(request)) changed.add(step)
+          told.mark(waitingOf(request))
           resolve()
         })
         await promise
         timer.cancel()
+        wake = undefined
       }
-      wake = undefined
       if (request.state === 'active') await sleep(clock, GATHER_MS)
     }
   } finally {

@@ -17,7 +17,7 @@ import {
 import { answerChild, type ApiCall, type Authority } from './authority.ts'
 import type { Blobs, LocateQuery } from './blobs.ts'
 import { Children } from './children.ts'
-import { eventLine, eventsOf } from './event-feed.ts'
+import { eventsOf, linesOf } from './event-feed.ts'
 import { openJournal, type Journal } from './journal.ts'
 import { Locator, RELAY_MS } from './locator.ts'
 import { moveBlobs } from './move-blobs.ts'
@@ -134,7 +134,7 @@ class LocalAuthority implements Authority {
       this.#api.findRequest(request),
       both,
     )
-    for await (const event of events) yield eventLine(event)
+    for await (const gathered of events) yield linesOf(gathered)
   }
 
   locate(query: LocateQuery, asker: string, signal: AbortSignal): Promise<Located> {

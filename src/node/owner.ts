@@ -238,7 +238,8 @@ export class Owner {
   }
 
   async #commit({ peerId, result, signed }: Extract<Effect, { type: 'commit' }>): Promise<void> {
-    await this.#deps.actions.put(countersignResult(signed, this.#deps.signer))
+    const countersigned = countersignResult(signed, this.#deps.signer)
+    await this.#deps.actions.keep({ signed: countersigned, result })
     this.#deps.onResult(result, peerId)
   }
 

@@ -12,7 +12,7 @@ import type { RequestWire } from '../wire/facts.ts'
 import { ApiAnswer, Done, Located, Owner as OwnerAnswer, type Call } from '../wire/work-messages.ts'
 import { answerChild, type ApiCall, type Authority } from './authority.ts'
 import type { Blobs, LocateQuery } from './blobs.ts'
-import { eventLine, isLastLine } from './event-feed.ts'
+import { holdsEnd, linesOf } from './event-feed.ts'
 import { moveBlobs } from './move-blobs.ts'
 import { openOutbox, OUTBOX_MAX, type Outbox } from './outbox.ts'
 import { createParents, type Parents, type ParentStatus } from './parents.ts'
@@ -287,8 +287,10 @@ class RemoteAuthority implements Authority {
           hasTold = true
           const at = new Date(clock.wallMs()).toISOString()
           const text = `${unreachable(this.#parents.status()).message}; the request is kept and sent when the root is back`
-          yield eventLine({ type: 'request', at, request: this.#view(request) })
-          yield eventLine({ type: 'notice', at, text })
+          yield linesOf([
+            { type: 'request', at, request: this.#view(request) },
+            { type: 'notice', at, text },
+          ])
         }
         await sleep(clock, RETRY_MS, signal)
         continue
@@ -303,7 +305,7 @@ class RemoteAuthority implements Authority {
             throw new MeshError('MESH0601', `request ${id} is not known to the root`)
           // Passed on as it came: whoever reads it parses it.
           yield body
-          if (isLastLine(body)) return
+          if (holdsEnd(body)) return
         }
       } catch (error) {
         signal.throwIfAborted()

@@ -38,6 +38,8 @@ export interface ActionCache extends AsyncDisposable {
    * without both signatures, and for a failure: those are never cached.
    */
   put(signed: SignedResult): Promise<ActionResult>
+  /** The same for a result whose signatures the caller has just checked or made itself. */
+  keep(cached: CachedResult): Promise<void>
   readonly count: number
 }
 
@@ -84,8 +86,7 @@ export async function openActionCache(
     else batch.put(jobKeyOf(jobKey), Buffer.concat(rest.map(digestBytes)))
   }
 
-  const put = async (signed: SignedResult): Promise<ActionResult> => {
-    const result = openResult(signed, { countersigned: true })
+  const write = async ({ signed, result }: CachedResult): Promise<void> => {
     if (result.exitCode !== 0)
       throw new MeshError('MESH0210', `a result with exit code ${result.exitCode} is not cached`)
     const batch = db.batch()
@@ -100,7 +101,15 @@ export async function openActionCache(
     const kept = [...new Set(actions)].slice(0, ACTIONS_PER_JOB_MAX)
     batch.put(jobKeyOf(result.jobKey), Buffer.concat(kept.map(digestBytes)))
     await batch.write()
-    return result
+  }
+
+  const keep = (cached: CachedResult): Promise<void> => {
+    // One after the other, since each reads what the one before wrote.
+    const done = last.then(() => write(cached))
+    last = done.catch(() => undefined)
+    return done.catch((error: unknown) => {
+      throw diskError(error, options.directory)
+    })
   }
 
   return {
@@ -112,14 +121,12 @@ export async function openActionCache(
       readActions(db.getSync(jobKeyOf(jobKey))).filter(
         (action) => db.getSync(actionKey(action)) !== undefined,
       ),
-    put(signed) {
-      // One after the other, since each reads what the one before wrote.
-      const done = last.then(() => put(signed))
-      last = done.catch(() => undefined)
-      return done.catch((error: unknown) => {
-        throw diskError(error, options.directory)
-      })
+    async put(signed) {
+      const result = openResult(signed, { countersigned: true })
+      await keep({ signed, result })
+      return result
     },
+    keep,
     async [Symbol.asyncDispose]() {
       await last
       await db.close()
