@@ -46,7 +46,11 @@ const BANNED: readonly [RegExp, RegExp, string][] = [
     'take a Random',
   ],
   [/\bconsole\./, /^cli\//, 'log with the logger passed in'],
-  [/\bprocess\.env\b/, /^(?:cli\/|node\/config\.ts$)/, 'read settings in node/config.ts'],
+  [
+    /\bprocess\.env\b/,
+    /^(?:cli\/|node\/config\/config\.ts$)/,
+    'read settings in node/config/config.ts',
+  ],
   [
     /\bprocess\.exit\(/,
     /^(?:node|cli|build)\/(?:.*-)?main\.ts$/,

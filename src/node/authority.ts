@@ -11,9 +11,9 @@ import {
 } from '../wire/work-messages.ts'
 import { MeshError } from '../base/errors.ts'
 import { encodeObject } from '../wire/cbor.ts'
-import type { LocateQuery } from './blobs.ts'
-import type { LinkHandlers, PeerLink } from './peer-link.ts'
-import type { ParentStatus } from './parents.ts'
+import type { LocateQuery } from './blobs/blobs.ts'
+import type { LinkHandlers, PeerLink } from './links/peer-link.ts'
+import type { ParentStatus } from './links/parents.ts'
 
 /** Hops that a question may take up the tree: beyond it two nodes name each other as parents. */
 const HOPS_MAX = 8

@@ -2,8 +2,8 @@
 import { systemClock } from '../base/clock.ts'
 import { EXIT, hasCode } from '../base/errors.ts'
 import { systemRandom } from '../base/random.ts'
-import { systemConfigIo, takeEnvironment } from './config.ts'
-import { createLogger } from './logging.ts'
+import { systemConfigIo, takeEnvironment } from './config/config.ts'
+import { createLogger } from './process/logging.ts'
 import { runNode } from './run-node.ts'
 
 for (const stream of [process.stdout, process.stderr])

@@ -10,8 +10,8 @@ import { Worker } from '../build/worker.ts'
 import { formatSize } from '../base/units.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { Signer } from '../wire/result.ts'
-import type { Blobs } from './blobs.ts'
-import type { Config } from './config.ts'
+import type { Blobs } from './blobs/blobs.ts'
+import type { Config } from './config/config.ts'
 import { Offer, Sessions } from './worker-session.ts'
 
 export interface NodeWorkerDeps {

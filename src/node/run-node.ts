@@ -17,11 +17,11 @@ import {
   type ConfigIo,
   type Env,
   type Resolution,
-} from './config.ts'
+} from './config/config.ts'
 import type { Daemon, DaemonDeps } from './daemon.ts'
 import { nearestOf } from '../base/nearest.ts'
-import { createServiceManager } from './sd-notify.ts'
-import { packageVersion } from './version.ts'
+import { createServiceManager } from './process/sd-notify.ts'
+import { packageVersion } from './process/version.ts'
 
 export type StartDaemon = (deps: DaemonDeps, config: Config) => Promise<Daemon>
 

@@ -12,8 +12,8 @@ import {
   takeEnvironment,
   type ConfigIo,
   type Env,
-} from '../../src/node/config.ts'
-import { isLoopback } from '../../src/node/config-values.ts'
+} from '../../src/node/config/config.ts'
+import { isLoopback } from '../../src/node/config/config-values.ts'
 
 const PEER = '12D3KooWGatU38nUxa2UFZ9hKsn9ZEjVQZbXrBVcqZMfXhvBVrBe'
 

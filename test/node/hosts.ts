@@ -1,7 +1,7 @@
 /** Hosts, channels and messages for the tests of the network edge. */
 import { pino } from 'pino'
 import { systemClock, type Clock } from '../../src/base/clock.ts'
-import { openHost, type Host } from '../../src/node/libp2p-host.ts'
+import { openHost, type Host } from '../../src/node/links/libp2p-host.ts'
 import { WORK_VERSION, type HelloMessage } from '../../src/wire/work-messages.ts'
 
 export const PROTOCOL = '/mesh/test/1'

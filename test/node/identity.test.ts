@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { systemRandom } from '../../src/base/random.ts'
-import { identityOf, openIdentity } from '../../src/node/identity.ts'
+import { identityOf, openIdentity } from '../../src/node/process/identity.ts'
 import { PeerId } from '../../src/wire/names.ts'
 import { publicKeyOf } from '../../src/wire/result.ts'
 

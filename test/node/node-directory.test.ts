@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { test } from 'node:test'
-import { openNodeDirectory } from '../../src/node/node-directory.ts'
+import { openNodeDirectory } from '../../src/node/process/node-directory.ts'
 import type { NodeFile } from '../../src/wire/node-file.ts'
 
 const NO_FLOCK = 'mesh-no-such-program'
@@ -34,7 +34,7 @@ const nodeFile = (socket: string): NodeFile => ({
 
 /** Another process that has the directory until it is killed. */
 async function otherDaemon(options: { path: string; temporary: string; flock?: string }) {
-  const module = new URL('../../src/node/node-directory.ts', import.meta.url).href
+  const module = new URL('../../src/node/process/node-directory.ts', import.meta.url).href
   const program = `
     const { openNodeDirectory } = await import(${JSON.stringify(module)})
     const directory = await openNodeDirectory(${JSON.stringify(options)})

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { z } from 'zod'
 import { MeshError } from '../../src/base/errors.ts'
-import { openPeerLink, type LinkHandlers, type PeerLink } from '../../src/node/peer-link.ts'
+import { openPeerLink, type LinkHandlers, type PeerLink } from '../../src/node/links/peer-link.ts'
 import { decodeObject, encodeCbor, encodeObject } from '../../src/wire/cbor.ts'
 import { WORK_FRAME_BYTES_MAX, type FrameChannel } from '../../src/wire/frame-channel.ts'
 import {

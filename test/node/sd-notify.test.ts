@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { test } from 'node:test'
 import { pino } from 'pino'
-import { createServiceManager } from '../../src/node/sd-notify.ts'
+import { createServiceManager } from '../../src/node/process/sd-notify.ts'
 import { ManualClock } from './manual-clock.ts'
 
 /** A `systemd-notify` that writes down its arguments and environment. */

@@ -1,0 +1,328 @@
+/**
+ * The driver of the scheduler: turns what happens into events, and effects into journal writes, messages
+ * and stored results.
+ *
+ * Facts are synced in groups: while one write is under way, events go on being applied, and their effects
+ * wait for the next. Nothing that depends on a fact leaves before that fact is on disk.
+ */
+import type { Logger } from 'pino'
+import type { Clock, Timer } from '../../base/clock.ts'
+import { sleep } from '../../base/clock.ts'
+import { MeshError } from '../../base/errors.ts'
+import type { ActionCache } from '../../store/action-cache.ts'
+import type { Fact, RequestWire } from '../../wire/facts.ts'
+import { countersignResult, openResult, type ActionResult, type Signer } from '../../wire/result.ts'
+import type { PeerRecord, SyncMessage } from '../../wire/work-messages.ts'
+import { checkGraph } from '../../scheduler/check-request.ts'
+import type { Step } from '../../scheduler/model.ts'
+import {
+  Scheduler,
+  type Desired,
+  type Effect,
+  type Event,
+  type Moment,
+} from '../../scheduler/scheduler.ts'
+import type { Journal } from './journal.ts'
+
+/** How long a journal that cannot be written is waited for before the next try. */
+const JOURNAL_RETRY_MS = 1_000
+/** A journal this long, and this many times longer than what is needed of it, is compacted at start. */
+const COMPACT_LENGTH_MIN = 10_000
+
+/** Where the desired state of a node is sent. */
+export interface NodePort {
+  /** The desired state may have changed: asks for it when it can be sent. */
+  requestDesired(): void
+}
+
+export interface Watcher {
+  /** The step looks different now. */
+  onStep(step: Step): void
+  onRequest(): void
+}
+
+export interface OwnerDeps {
+  readonly clock: Clock
+  readonly log: Logger
+  readonly journal: Journal
+  readonly actions: ActionCache
+  readonly signer: Signer
+  /** Blob bytes that this node has sent and received since its start. */
+  readonly ownBlobBytes: () => number
+  /** Told of every result that was committed or found, with the node that should have its outputs. */
+  readonly onResult: (result: ActionResult, peerId: string) => void
+}
+
+interface Batch {
+  effects: Effect[]
+  /** Resolved once the facts of the batch are on disk. */
+  waiting: (() => void)[]
+}
+
+export class Owner {
+  readonly scheduler = new Scheduler()
+  readonly #deps: OwnerDeps
+  readonly #ports = new Map<string, NodePort>()
+  readonly #watchers = new Map<string, Set<Watcher>>()
+  #batch: Batch = { effects: [], waiting: [] }
+  #isFlushing = false
+  #syncedSeq = 0
+  #timer: Timer | undefined
+  #timerAtMs = Number.POSITIVE_INFINITY
+  #isStopped = false
+  /** Why the journal cannot be written, while it cannot. */
+  problem: string | undefined
+
+  constructor(deps: OwnerDeps) {
+    this.#deps = deps
+  }
+
+  /** Replays the journal and begins a new epoch. Resolves when that is durable. */
+  async start(): Promise<void> {
+    const { journal } = this.#deps
+    for await (const fact of journal.replay()) this.scheduler.replay(fact)
+    await this.#compact()
+    this.#take(this.scheduler.recover(this.moment()))
+    await this.synced()
+  }
+
+  async #compact(): Promise<void> {
+    const { journal } = this.#deps
+    const { state } = this.scheduler
+    const needed = state.requests.size * 4 + state.steps.size * 4 + state.attempts.size * 2
+    if (journal.length < COMPACT_LENGTH_MIN || journal.length < 2 * needed) return
+    await journal.compact((fact) => isNeeded(fact, state))
+  }
+
+  moment(): Moment {
+    const { clock, ownBlobBytes } = this.#deps
+    return { nowMs: clock.nowMs(), wallMs: clock.wallMs(), ownBlobBytes: ownBlobBytes() }
+  }
+
+  get syncedSeq(): number {
+    return this.#syncedSeq
+  }
+
+  /** Accepts the request; resolves when that is durable. Throws MESH0202-0211 or MESH0303. */
+  async submit(request: RequestWire): Promise<void> {
+    if (!this.scheduler.state.requests.has(request.id)) {
+      checkGraph(request.graph)
+      if (this.#isStopped) throw new MeshError('MESH0108', 'this node is stopping')
+      if (!this.scheduler.hasRoom)
+        throw new MeshError('MESH0303', 'too many unfinished requests are kept already')
+    }
+    this.apply({ type: 'submit', request })
+    await this.synced()
+  }
+
+  apply(event: Event): void {
+    if (this.#isStopped) return
+    this.#take(this.scheduler.apply(event, this.moment()))
+  }
+
+  /** Applies and resolves when the facts are on disk. */
+  async applyDurably(event: Event): Promise<void> {
+    this.apply(event)
+    await this.synced()
+  }
+
+  // ---- nodes
+
+  attach(
+    record: PeerRecord,
+    version: { mesh: string; protocols: readonly string[] },
+    boot: string,
+    port: NodePort,
+  ): void {
+    this.#ports.set(record.peerId, port)
+    this.apply({ type: 'node-up', record, version, boot })
+  }
+
+  detach(peerId: string, port: NodePort, note: string): void {
+    if (this.#ports.get(peerId) !== port) return
+    this.#ports.delete(peerId)
+    this.apply({ type: 'node-down', peerId, note })
+  }
+
+  sync(peerId: string, message: SyncMessage): void {
+    const results = new Map<string, ActionResult>()
+    const known = this.scheduler.nodes.get(peerId)?.finished
+    for (const { attempt, outcome } of message.finished) {
+      // A result is repeated until it is acknowledged; its first coming has told all.
+      if (outcome.kind !== 'built' || known?.has(attempt) === true) continue
+      try {
+        const result = openResult(outcome.result, { countersigned: false })
+        if (result.builder.peerId === peerId) results.set(attempt, result)
+      } catch (error) {
+        // The scheduler treats a result that is not in the map as a failure of the node.
+        this.#deps.log.warn({ err: error, peer: peerId, attempt }, 'result was refused')
+      }
+    }
+    this.apply({ type: 'sync', peerId, message, results })
+  }
+
+  /** What the node should do, as far as it is durable. */
+  desiredOf(peerId: string, seq: number): Desired | undefined {
+    return this.scheduler.desiredOf(peerId, this.#syncedSeq, seq)
+  }
+
+  // ---- watchers
+
+  watch(request: string, watcher: Watcher): Disposable {
+    const watchers = this.#watchers.get(request) ?? new Set()
+    this.#watchers.set(request, watchers)
+    watchers.add(watcher)
+    return {
+      [Symbol.dispose]: () => {
+        watchers.delete(watcher)
+        if (watchers.size === 0) this.#watchers.delete(request)
+      },
+    }
+  }
+
+  async stop(): Promise<void> {
+    await this.synced()
+    this.#isStopped = true
+    this.#timer?.cancel()
+  }
+
+  // ---- effects
+
+  #take(effects: readonly Effect[]): void {
+    this.#batch.effects.push(...effects)
+    this.#arm()
+    if (this.#batch.effects.length > 0 && !this.#isFlushing) void this.#flush()
+  }
+
+  /** Resolves when everything applied so far is on disk. */
+  synced(): Promise<void> {
+    if (this.#batch.effects.length === 0 && !this.#isFlushing) return Promise.resolve()
+    return new Promise((resolve) => {
+      this.#batch.waiting.push(resolve)
+      if (!this.#isFlushing) void this.#flush()
+    })
+  }
+
+  async #flush(): Promise<void> {
+    this.#isFlushing = true
+    // Events of one turn of the event loop share a write.
+    await Promise.resolve()
+    while (this.#batch.effects.length > 0 || this.#batch.waiting.length > 0) {
+      const batch = this.#batch
+      this.#batch = { effects: [], waiting: [] }
+      const seq = this.scheduler.state.factSeq
+      const facts: Fact[] = []
+      for (const effect of batch.effects) if (effect.type === 'fact') facts.push(effect.fact)
+      await this.#write(batch.effects, facts)
+      this.#syncedSeq = seq
+      for (const resolve of batch.waiting) resolve()
+      this.#release(batch.effects)
+    }
+    this.#isFlushing = false
+  }
+
+  async #write(effects: readonly Effect[], facts: readonly Fact[]): Promise<void> {
+    for (;;) {
+      try {
+        for (const effect of effects) if (effect.type === 'commit') await this.#commit(effect)
+        await this.#deps.journal.append(facts)
+        this.problem = undefined
+        return
+      } catch (error) {
+        // Nothing leaves meanwhile: the mesh waits for this disk rather than forget what it was told.
+        this.problem = `the journal cannot be written: ${error instanceof Error ? error.message : String(error)}`
+        this.#deps.log.error({ err: error }, 'journal could not be written')
+        await sleep(this.#deps.clock, JOURNAL_RETRY_MS)
+      }
+    }
+  }
+
+  async #commit({ peerId, result, signed }: Extract<Effect, { type: 'commit' }>): Promise<void> {
+    const countersigned = countersignResult(signed, this.#deps.signer)
+    await this.#deps.actions.keep({ signed: countersigned, result })
+    this.#deps.onResult(result, peerId)
+  }
+
+  #release(effects: readonly Effect[]): void {
+    const desired = new Set<string>()
+    for (const effect of effects) {
+      switch (effect.type) {
+        case 'fact':
+        case 'commit':
+          break
+        case 'lookup':
+          void this.#lookUp(effect.job, effect.key)
+          break
+        case 'desired':
+          desired.add(effect.peerId)
+          break
+        case 'step':
+          for (const watcher of this.#watchers.get(effect.step.request.wire.id) ?? [])
+            watcher.onStep(effect.step)
+          break
+        case 'request':
+          for (const watcher of this.#watchers.get(effect.request.wire.id) ?? [])
+            watcher.onRequest()
+          break
+      }
+    }
+    for (const peerId of desired) this.#ports.get(peerId)?.requestDesired()
+  }
+
+  async #lookUp(job: string, key: Parameters<ActionCache['actionsOf']>[0]): Promise<void> {
+    const results: ActionResult[] = []
+    try {
+      for (const action of await this.#deps.actions.actionsOf(key)) {
+        const cached = await this.#deps.actions.find(action)
+        if (cached?.result.jobKey !== key) continue
+        results.push(cached.result)
+        this.#deps.onResult(cached.result, cached.result.builder.peerId)
+      }
+    } catch (error) {
+      // A cache that cannot be read is an empty one: the job is built.
+      this.#deps.log.warn({ err: error, job }, 'stored results could not be read')
+    }
+    this.apply({ type: 'looked-up', job, results })
+  }
+
+  #arm(): void {
+    const next = this.scheduler.nextDeadlineMs()
+    if (next === undefined || this.#isStopped) return
+    if (this.#timer !== undefined && this.#timerAtMs <= next) return
+    this.#timer?.cancel()
+    this.#timerAtMs = next
+    this.#timer = this.#deps.clock.setTimer(next - this.#deps.clock.nowMs(), () => {
+      this.#timer = undefined
+      this.#timerAtMs = Number.POSITIVE_INFINITY
+      this.apply({ type: 'tick' })
+      this.#arm()
+    })
+  }
+}
+
+/** Whether a fact is about something that the state still knows. */
+function isNeeded(fact: Fact, state: Scheduler['state']): boolean {
+  switch (fact.type) {
+    case 'epoch':
+      return fact.epoch === state.epoch
+    case 'accepted':
+      return state.requests.has(fact.request.id)
+    case 'granted':
+      return state.jobs.has(fact.job)
+    case 'adopted':
+    case 'ended':
+      return state.attempts.has(fact.attempt)
+    case 'evicted':
+      return false
+    case 'detachable':
+    case 'bound':
+    case 'joined':
+    case 'pinned':
+    case 'failed':
+    case 'rewound':
+    case 'reopened':
+    case 'noticed':
+    case 'closed':
+      return state.requests.has(fact.request)
+  }
+}
