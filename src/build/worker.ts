@@ -387,19 +387,13 @@ export class Worker {
         const outcome = await this.#failed(
           running,
           'MESH0402',
-          `${texts[end.limit]} on ${this.#options.name} and was killed`,
+          `${texts[end.limit]} and was killed`,
           1,
         )
         return { ...outcome, limit: { name: end.limit, value } }
       }
       case 'exited':
-        if (end.code !== 0)
-          return this.#failed(
-            running,
-            'MESH0401',
-            `exit ${end.code} on ${this.#options.name}`,
-            end.code,
-          )
+        if (end.code !== 0) return this.#failed(running, 'MESH0401', `exit ${end.code}`, end.code)
         return this.#succeeded(running, action, usage)
     }
   }

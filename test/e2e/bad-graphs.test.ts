@@ -107,7 +107,7 @@ const FAILED: readonly (readonly [
     sh('echo looking; echo broken >&2; exit 7'),
     1,
     'MESH0401',
-    /exit 7.*alone[\s\S]*looking\n.*broken/,
+    /exit 7\n[\s\S]*looking\n.*broken/,
   ],
   ['a builder that a signal ends', sh('kill -SEGV $$'), 1, 'MESH0401', /SIGSEGV/],
   ['an output that is no file', sh('mkfifo $out'), 1, 'MESH0408', /out/],
@@ -119,6 +119,7 @@ for (const [what, text, exit, code, told] of FAILED)
     const { failures, state } = submitted(ended)
     const [failure] = failures
     assert.deepEqual([ended.code, state, failure?.code], [exit, 'failed', code], ended.stdout)
+    assert.equal(failure?.node, exit === 1 ? 'alone' : null)
     assert.match(`${failure?.message}\n${failure?.logTail}`, told)
     // For a person the same is on stderr.
     assert.match(ended.stderr, new RegExp(code))
