@@ -246,10 +246,10 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'graph',
-    operands: 'FILE',
+    operands: 'FILE|REQUEST',
     operandsMin: 1,
     operandsMax: 1,
-    sentence: 'Show the derivations of FILE and what each takes from the others. Needs no daemon.',
+    sentence: 'Show the derivations of FILE or of a request, and what each takes from the others.',
     examples: [
       ['mesh graph hello.mesh.toml', ''],
       ['mesh graph --dot hello.mesh.toml | dot -Tsvg', 'for Graphviz'],

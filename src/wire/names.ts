@@ -7,14 +7,16 @@ export const text = (lengthMax: number) =>
     .string()
     .max(lengthMax)
     .refine((value) => !value.includes('\0'), 'NUL is not allowed')
+    .refine((value) => value.isWellFormed(), 'half of a surrogate pair is not allowed')
 
 export const DerivationName = z
   .string()
   .regex(
-    /^[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,127}$/,
+    /^(?!__proto__$)[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,127}$/,
     'a name has 1-128 of A-Z a-z 0-9 _ . + -, and begins with none of . -',
   )
-const IDENTIFIER = /^[A-Za-z_][A-Za-z0-9_]{0,63}$/
+/** Not `__proto__`: names are keys of objects, and that one would vanish. */
+const IDENTIFIER = /^(?!__proto__$)[A-Za-z_][A-Za-z0-9_]{0,63}$/
 const IDENTIFIER_RULE = 'a name has 1-64 of A-Z a-z 0-9 _, and does not begin with a digit'
 export const VariableName = z.string().regex(IDENTIFIER, IDENTIFIER_RULE)
 export const OutputName = z.string().regex(IDENTIFIER, IDENTIFIER_RULE)
@@ -22,7 +24,7 @@ export const OutputName = z.string().regex(IDENTIFIER, IDENTIFIER_RULE)
 export const InputName = z
   .string()
   .regex(
-    /^(?:[A-Za-z_][A-Za-z0-9_]{0,63}|[A-Za-z0-9_+][A-Za-z0-9_+-]{0,126}\.[A-Za-z0-9_.+-]{0,127})$/,
+    /^(?!__proto__$)(?:[A-Za-z_][A-Za-z0-9_]{0,63}|[A-Za-z0-9_+][A-Za-z0-9_+-]{0,126}\.[A-Za-z0-9_.+-]{0,127})$/,
     'an input is a variable name, or a file name with a dot',
   )
 /** `x86_64-linux`, `aarch64-linux`, or `any` for what depends on no machine. */
@@ -35,7 +37,7 @@ export const Feature = z
 /** A program by its bare name, as looked up in PATH. */
 export const ToolName = z
   .string()
-  .regex(/^[A-Za-z0-9_+][A-Za-z0-9_+.-]{0,63}$/, 'a tool is a bare program name')
+  .regex(/^(?!__proto__$)[A-Za-z0-9_+][A-Za-z0-9_+.-]{0,63}$/, 'a tool is a bare program name')
 export const NodeName = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'a node name has 1-63 of A-Z a-z 0-9 _ . -')

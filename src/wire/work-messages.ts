@@ -145,7 +145,7 @@ const Hello = z.object({
   epoch: count,
 })
 
-/** Child to parent: the whole state. `results` of finished attempts are sent once per connection. */
+/** Child to parent: the whole state. Outcomes are repeated until they are acknowledged. */
 const Sync = z.object({
   type: z.literal('sync'),
   seq: count,

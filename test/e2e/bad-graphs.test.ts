@@ -119,7 +119,7 @@ for (const [what, text, exit, code, told] of FAILED)
     const { failures, state } = submitted(ended)
     const [failure] = failures
     assert.deepEqual([ended.code, state, failure?.code], [exit, 'failed', code], ended.stdout)
-    assert.equal(failure?.node, exit === 1 ? 'alone' : null)
+    assert.equal(failure?.['node'], exit === 1 ? 'alone' : null)
     assert.match(`${failure?.message}\n${failure?.logTail}`, told)
     // For a person the same is on stderr.
     assert.match(ended.stderr, new RegExp(code))

@@ -7,6 +7,7 @@ import {
   Feature,
   InputName,
   NodeName,
+  OutputName,
   PeerId,
   RequestId,
   System,
@@ -62,4 +63,10 @@ test('names: texts have no NUL and an end', () => {
 test('names: two dots are an input name, which must never be a way up', () => {
   assert(!InputName.safeParse('..').success)
   assert(InputName.safeParse('a..').success)
+})
+
+test('names: none is __proto__, which as a key would vanish; texts have whole characters', () => {
+  for (const name of [DerivationName, VariableName, OutputName, InputName, ToolName])
+    assert.equal(name.safeParse('__proto__').success, false)
+  assert.equal(text(10).safeParse('a\ud800').success, false)
 })

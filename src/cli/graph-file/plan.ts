@@ -32,7 +32,7 @@ export type PlannedInput =
   | { readonly kind: 'local'; readonly input: Input; readonly path: Path }
 export type PlannedInputs = Readonly<Record<string, PlannedInput>>
 
-export interface PlannedDerivation extends Omit<Derivation, 'inputs' | 'variants'> {
+interface PlannedDerivation extends Omit<Derivation, 'inputs' | 'variants'> {
   readonly inputs: PlannedInputs
   readonly variants: readonly (Omit<Derivation['variants'][number], 'inputs'> & {
     readonly inputs: PlannedInputs
@@ -87,12 +87,18 @@ export function planGraph(
   return { derivations: order.filter(({ name }) => needed.has(name)), wanted }
 }
 
-export type OutputInput = Extract<PlannedInput, { kind: 'output' }>
+interface WithInputs<I> {
+  readonly inputs: Readonly<Record<string, I>>
+  readonly variants: readonly { readonly inputs: Readonly<Record<string, I>> }[]
+}
 
-/** What a derivation takes from others, in its variants as well. */
-export function outputsUsedBy(derivation: PlannedDerivation): OutputInput[] {
+/** The outputs of other derivations that it takes, in any variant. */
+export function outputsUsedBy<I extends { readonly kind: string }>(
+  derivation: WithInputs<I>,
+): Extract<I, { kind: 'output' }>[] {
+  const isOutput = (input: I): input is Extract<I, { kind: 'output' }> => input.kind === 'output'
   return [derivation.inputs, ...derivation.variants.map(({ inputs }) => inputs)].flatMap((inputs) =>
-    Object.values(inputs).filter((input) => input.kind === 'output'),
+    Object.values(inputs).filter(isOutput),
   )
 }
 
