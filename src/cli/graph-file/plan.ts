@@ -87,6 +87,8 @@ export function planGraph(
   return { derivations: order.filter(({ name }) => needed.has(name)), wanted }
 }
 
+type OutputInput = Extract<PlannedInput, { kind: 'output' }>
+
 interface WithInputs<I> {
   readonly inputs: Readonly<Record<string, I>>
   readonly variants: readonly { readonly inputs: Readonly<Record<string, I>> }[]
