@@ -192,7 +192,8 @@ test('fs-blob-store: after a crash hashes what is newer than the checkpoint, and
   {
     await using store = await open(directory.path)
     // Committed after the checkpoint, whatever the resolution of the clock.
-    await new Promise((resolve) => setTimeout(resolve, 5))
+    const openedAtMs = Date.now()
+    while (Date.now() <= openedAtMs + 1) await new Promise((resolve) => setImmediate(resolve))
     await store.put(bytesOf(1000, 2))
     await store.put(bytesOf(1000, 3))
   }
