@@ -2,6 +2,7 @@
  * The life of the `mesh-node` process around the daemon: commands, start, ready, signals, drain, stop,
  * and the exit code. main.ts calls it with the real machine, tests with a small one.
  */
+import { mkdir } from 'node:fs/promises'
 import { get } from 'node:http'
 import { constants } from 'node:os'
 import type { Logger } from 'pino'
@@ -20,6 +21,7 @@ import {
 } from './config/config.ts'
 import type { Daemon, DaemonDeps } from './daemon.ts'
 import { nearestOf } from '../base/nearest.ts'
+import { openIdentity } from './process/identity.ts'
 import { createServiceManager } from './process/sd-notify.ts'
 import { packageVersion } from './process/version.ts'
 
@@ -48,7 +50,7 @@ export interface NodeSystem {
 
 /** How long `stop` may take before the process ends without it. */
 const STOP_MS_MAX = 10_000
-const COMMANDS = ['run', 'config check', 'config schema']
+const COMMANDS = ['run', 'id', 'config check', 'config schema']
 
 /** Resolves to the exit code of the process. */
 export async function runNode(argv: readonly string[], system: NodeSystem): Promise<number> {
@@ -79,13 +81,23 @@ export async function runNode(argv: readonly string[], system: NodeSystem): Prom
       return resolution.problems[0]?.exit ?? EXIT.usage
     }
     if (command === 'run') return await runDaemon(resolution, resolution.config, system)
-    system.out(shownConfig(resolution, resolution.config))
+    system.out(
+      command === 'id'
+        ? `${await peerIdOf(resolution.config, system)}\n`
+        : shownConfig(resolution, resolution.config),
+    )
     return EXIT.ok
   } catch (error) {
     const { text, exit } = reportOf(error)
     system.err(text)
     return exit
   }
+}
+
+/** The id that other nodes admit this one by; the key is made if there is none yet. */
+async function peerIdOf({ data }: Config, { random }: NodeSystem): Promise<string> {
+  await mkdir(data, { recursive: true, mode: 0o700 })
+  return (await openIdentity({ random }, { directory: data })).peerId
 }
 
 async function runDaemon(
@@ -254,12 +266,13 @@ function shownConfig({ settings, file }: Resolution, config: Config): string {
 function help(): string {
   return `${[
     'Usage: mesh-node [run] [flags]',
-    '       mesh-node config check [flags] | config schema',
+    '       mesh-node id [--data DIR] | config check [flags] | config schema',
     '',
     'Run a node of a build mesh. Without flags this machine alone is one: root, worker and store.',
     '',
     'Examples:',
     '  mesh-node                                        one machine, on loopback',
+    '  mesh-node id                                     the peer id of this node, for --allow',
     '  mesh-node --listen /ip4/0.0.0.0/tcp/7421 --allow PEERID',
     '                                                   admit a worker from another machine',
     '  mesh-node --listen none --parent /ip4/10.0.0.7/tcp/7421/p2p/PEERID',

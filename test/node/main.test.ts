@@ -311,6 +311,18 @@ test('main: help, schema, and unknown commands', async () => {
   )
 })
 
+test('main: the peer id is told before anything runs, and stays', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'mesh-id-'))
+  try {
+    const data = join(directory, 'data')
+    const first = await run('id', '--data', data)
+    assert.match(first.out, /^12D3KooW\w{44}\n$/)
+    assert.deepEqual(await run('id', '--data', data), first)
+  } finally {
+    await rm(directory, { recursive: true })
+  }
+})
+
 test('main: logs are JSON lines with words for levels, or lines for people', async () => {
   const lines: string[] = []
   const destination = { write: (line: string) => void lines.push(line) }
