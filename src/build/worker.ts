@@ -171,12 +171,6 @@ export class Worker {
     }
   }
 
-  /** Where the log of a finished attempt is, while its outcome is still kept. */
-  finishedLog(attempt: string): BlobRef | undefined {
-    const outcome = this.#finished.get(attempt)?.outcome
-    return outcome?.kind === 'failed' ? (outcome.log ?? undefined) : undefined
-  }
-
   /** Resolves when nothing runs. Nothing new is asked for once the node drains. */
   async idle(): Promise<void> {
     while (this.#tasks.size > 0) await Promise.all(this.#tasks)

@@ -4,7 +4,13 @@
  */
 import { MeshError } from '../base/errors.ts'
 import { hashingSink, type IngestedBlob, type IngestSink } from '../files/ingest.ts'
-import { BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, BatchAnswer, Digests } from '../wire/api.ts'
+import {
+  BATCH_BYTES_MAX,
+  BATCH_CONTENT_TYPE,
+  BATCH_HEAD_BYTES,
+  BatchAnswer,
+  Digests,
+} from '../wire/api.ts'
 import { digestBytes, type Digest } from '../wire/digest.ts'
 import type { Client } from './client.ts'
 import { formatSize, plural } from '../base/units.ts'
@@ -17,7 +23,6 @@ const QUESTION_BLOBS_MAX = 10_000
 const UPLOAD_BLOBS_MAX = 2_000_000
 /** Less than this is sent without a word. */
 const NOTICED_BYTES = 16 * 1024 * 1024
-const BATCH_HEAD_BYTES = 32 + 8
 
 /** Collects the blobs of everything that is ingested through `sink`, each once. */
 export class Upload {

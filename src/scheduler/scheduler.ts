@@ -286,11 +286,6 @@ export class Scheduler {
     }
   }
 
-  /** Whether a job's look-up or run is still wanted. */
-  findJob(id: string): Job | undefined {
-    return this.state.jobs.get(id)
-  }
-
   #begin(moment: Moment): void {
     this.#effects = []
     this.#moment = moment

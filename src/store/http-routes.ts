@@ -10,11 +10,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Logger } from 'pino'
 import { MeshError } from '../base/errors.ts'
 import { collectBytes } from '../files/collect-bytes.ts'
-import {
-  BATCH_HEAD_BYTES,
-  BATCH_REQUEST_BYTES_MAX,
-  decodeBatchRequest,
-} from '../wire/cas-messages.ts'
+import { BATCH_HEAD_BYTES } from '../wire/api.ts'
+import { BATCH_REQUEST_BYTES_MAX, decodeBatchRequest } from '../wire/cas-messages.ts'
 import { digestBytes, isDigest, type Digest } from '../wire/digest.ts'
 import { encodeSignedResult } from '../wire/result.ts'
 import type { ActionCache } from './action-cache.ts'

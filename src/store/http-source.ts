@@ -15,7 +15,8 @@ import { pipeline, type Readable } from 'node:stream'
 import { Pool, type Dispatcher } from 'undici'
 import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
-import { BATCH_HEAD_BYTES, encodeBatchRequest } from '../wire/cas-messages.ts'
+import { BATCH_HEAD_BYTES } from '../wire/api.ts'
+import { encodeBatchRequest } from '../wire/cas-messages.ts'
 import { digestFromBytes, type BlobRef, type Digest } from '../wire/digest.ts'
 import {
   BATCH_ITEMS_MAX,

@@ -34,6 +34,8 @@ import { EntryJson } from './tree.ts'
 
 /** A blob batch: repeated [32-byte digest, u64 big-endian size, bytes]. */
 export const BATCH_CONTENT_TYPE = 'application/x-mesh-blobs'
+/** Before each blob of a batch, in either direction: the digest and the size. */
+export const BATCH_HEAD_BYTES = 40
 export const BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 export const PRIORITY_DEFAULT = 50

@@ -179,8 +179,6 @@ function decodeData(body: Uint8Array): DataPiece[] {
 const BatchRequest = z.array(DigestBytes).min(1).max(GET_ITEMS_MAX)
 /** The longest valid body: a list head and 34 bytes per digest. */
 export const BATCH_REQUEST_BYTES_MAX = 16 + GET_ITEMS_MAX * 34
-/** Before each blob of the reply: 32 bytes of digest, u64 size. */
-export const BATCH_HEAD_BYTES = 40
 
 export const encodeBatchRequest = (digests: readonly Digest[]): Uint8Array<ArrayBuffer> =>
   encodeObject(BatchRequest, [...digests])

@@ -80,7 +80,7 @@ export class World {
   answer(...names: readonly string[]): void {
     const isMeant = (job: string): boolean =>
       names.length === 0 ||
-      [...(this.scheduler.findJob(job)?.waiters ?? [])].some((step) =>
+      [...(this.scheduler.state.jobs.get(job)?.waiters ?? [])].some((step) =>
         names.includes(step.derivation.name),
       )
     const meant = this.#lookups.filter(({ job }) => isMeant(job))

@@ -15,6 +15,7 @@ import type { BlobStore } from '../../store/blob-store.ts'
 import {
   BATCH_BYTES_MAX,
   BATCH_CONTENT_TYPE,
+  BATCH_HEAD_BYTES,
   type BatchAnswer,
   BlobRefs,
   Entries,
@@ -26,9 +27,6 @@ import type { Entry } from '../../wire/tree.ts'
 import { API_BODY_BYTES_MAX, type ApiAnswer } from '../../wire/work-messages.ts'
 import type { LogOptions } from './logs.ts'
 import { problemOf } from './problem.ts'
-
-/** Bytes of a head in a blob batch: digest and u64 size. */
-const BATCH_HEAD_BYTES = 40
 
 export interface ApiDoor {
   readonly store: BlobStore

@@ -99,10 +99,6 @@ export class Owner {
     return { nowMs: clock.nowMs(), wallMs: clock.wallMs(), ownBlobBytes: ownBlobBytes() }
   }
 
-  get syncedSeq(): number {
-    return this.#syncedSeq
-  }
-
   /** Accepts the request; resolves when that is durable. Throws MESH0202-0211 or MESH0303. */
   async submit(request: RequestWire): Promise<void> {
     if (!this.scheduler.state.requests.has(request.id)) {
