@@ -30,12 +30,13 @@ export function ask(
   })
 }
 
-/** The values of a metric that the daemon serves over HTTP, added up over its labels. */
-export async function metric(daemon: Daemon, name: string): Promise<number> {
+/** The values of a metric that the daemon serves over HTTP, added up over those of its labels that contain `label`. */
+export async function metric(daemon: Daemon, name: string, label = ''): Promise<number> {
   const answer = await fetch(`${daemon.file.http}/metrics`)
   let sum = 0
-  for (const line of (await answer.text()).split('\n'))
-    if (line.startsWith(`${name} `) || line.startsWith(`${name}{`))
-      sum += Number(line.slice(line.lastIndexOf(' ') + 1))
+  for (const line of (await answer.text()).split('\n')) {
+    const [, labels = '', value] = new RegExp(`^${name}(\\{.*\\})? (\\S+)$`).exec(line) ?? []
+    if (value !== undefined && labels.includes(label)) sum += Number(value)
+  }
   return sum
 }

@@ -34,9 +34,9 @@ async function move(
   const digest = parseCid(put.stdout.trim())?.digest
   if (digest === undefined) throw new Error(`mesh put ended with ${put.code}: ${put.stderr}`)
   const head = await fetch(`${origin.file.http}/cas/${digest}`, { method: 'HEAD' })
-  const before = await metric(peer, 'mesh_received_bytes_total')
+  const before = await metric(peer, 'mesh_transfer_bytes', 'received')
   await fetchInto(peer, { kind: 'dir', digest, size: Number(head.headers.get('content-length')) })
-  return (await metric(peer, 'mesh_received_bytes_total')) - before
+  return (await metric(peer, 'mesh_transfer_bytes', 'received')) - before
 }
 
 /** Sizes of the files below, by digest. */
