@@ -15,17 +15,24 @@ import { pipeline, type Readable } from 'node:stream'
 import { Pool, type Dispatcher } from 'undici'
 import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
+import { collectBytes } from '../files/collect-bytes.ts'
 import { BATCH_HEAD_BYTES } from '../wire/api.ts'
 import { encodeBatchRequest } from '../wire/cas-messages.ts'
+import { OBJECT_BYTES_MAX } from '../wire/cbor.ts'
+import type { ChunkList } from '../wire/chunk-list.ts'
 import { digestFromBytes, type BlobRef, type Digest } from '../wire/digest.ts'
 import {
   BATCH_ITEMS_MAX,
   CONNECT_MS,
+  LIST_MS,
   SMALL_BLOB_BYTES_MAX,
   SourceError,
   STALL_MS,
   type BlobSource,
+  type FetchRange,
 } from './blob-source.ts'
+import { receivedChunkList } from './cas/received-chunk-list.ts'
+import { pinnedConnector, type PeerAccess } from './pinned-connector.ts'
 import { within, withStallLimit } from './stall-limit.ts'
 
 const CONNECTIONS_MAX = 8
@@ -36,10 +43,19 @@ export interface HttpSource extends BlobSource, AsyncDisposable {
   sizeOf(digest: Digest, options: { readonly signal: AbortSignal }): Promise<number | undefined>
 }
 
-/** `url` is what `/cas/…` is appended to. Connects when it is first asked. */
+interface HttpSourceOptions {
+  /** What `/cas/…` is appended to. */
+  readonly url: string
+  readonly kind: 'peer' | 'mirror'
+  readonly name?: string
+  /** For https of another node. Without it certificates are judged as everywhere: by their authorities. */
+  readonly access?: PeerAccess
+}
+
+/** Connects when it is first asked. */
 export function openHttpSource(
   deps: { readonly clock: Clock },
-  options: { readonly url: string; readonly kind: 'peer' | 'mirror'; readonly name?: string },
+  options: HttpSourceOptions,
 ): HttpSource {
   return new Http(deps, options)
 }
@@ -51,23 +67,25 @@ class Http implements HttpSource {
   readonly #clock: Clock
   readonly #pool: Pool
   readonly #base: string
+  readonly #access: PeerAccess | undefined
   /** Layouts that the server may have; the first is tried first. */
   #layouts: readonly ((digest: Digest) => string)[]
 
-  constructor(
-    deps: { readonly clock: Clock },
-    options: { readonly url: string; readonly kind: 'peer' | 'mirror'; readonly name?: string },
-  ) {
+  constructor(deps: { readonly clock: Clock }, options: HttpSourceOptions) {
     const url = new URL(options.url)
     this.name = options.name ?? options.url
     this.kind = options.kind
     this.#clock = deps.clock
+    this.#access = options.access
     this.#base = url.pathname.replace(/\/+$/, '')
     // The limits on silence are ours (stall-limit.ts); those of the pool end what nobody reads any more.
     this.#pool = new Pool(url.origin, {
       connections: CONNECTIONS_MAX,
       pipelining: 1,
-      connect: { timeout: CONNECT_MS },
+      connect:
+        options.access === undefined
+          ? { timeout: CONNECT_MS }
+          : pinnedConnector(deps, options.access),
       headersTimeout: BACKSTOP_MS,
       bodyTimeout: BACKSTOP_MS,
     })
@@ -77,16 +95,31 @@ class Http implements HttpSource {
       this.fetchMany = (refs, { signal }) => this.#fetchMany(refs, signal)
   }
 
-  async fetch(
-    ref: BlobRef,
-    { offsetBytes, signal }: { readonly offsetBytes: number; readonly signal: AbortSignal },
-  ): Promise<AsyncIterable<Uint8Array> | undefined> {
+  async fetch(ref: BlobRef, range: FetchRange): Promise<AsyncIterable<Uint8Array> | undefined> {
     for (const layout of this.#layouts) {
       const path = `${this.#base}${layout(ref.digest)}`
-      const bytes = await this.#fetchPath(path, ref, offsetBytes, signal)
+      const bytes = await this.#fetchPath(path, ref, range)
       if (bytes === undefined) continue
       this.#layouts = [layout]
       return bytes
+    }
+    return undefined
+  }
+
+  async chunkList(
+    digest: Digest,
+    { signal }: { readonly signal: AbortSignal },
+  ): Promise<ChunkList | undefined> {
+    for (const layout of this.#layouts) {
+      const path = `${this.#base}${layout(digest)}.chunks`
+      const response = await this.#request({ method: 'GET', path, limitMs: LIST_MS }, signal)
+      if (response.statusCode !== 200) {
+        discard(response)
+        continue
+      }
+      const body = decoded(response.body, encodingOf(response))
+      const bytes = await collectBytes(this.#guard(body, signal), OBJECT_BYTES_MAX)
+      return receivedChunkList(digest, bytes)
     }
     return undefined
   }
@@ -109,13 +142,14 @@ class Http implements HttpSource {
   async #fetchPath(
     path: string,
     ref: BlobRef,
-    offsetBytes: number,
-    signal: AbortSignal,
+    { offsetBytes, lengthBytes, signal }: FetchRange,
   ): Promise<AsyncIterable<Uint8Array> | undefined> {
+    const endBytes = offsetBytes + (lengthBytes ?? ref.size - offsetBytes)
     // An empty range cannot be asked for: only whether the blob is there.
-    const range =
-      offsetBytes > 0 && offsetBytes < ref.size ? { range: `bytes=${offsetBytes}-` } : {}
-    let response = await this.#request({ method: 'GET', path, headers: range }, signal)
+    const isPart = (offsetBytes > 0 || endBytes < ref.size) && offsetBytes < endBytes
+    const last = endBytes < ref.size ? endBytes - 1 : ''
+    const headers: Record<string, string> = isPart ? { range: `bytes=${offsetBytes}-${last}` } : {}
+    let response = await this.#request({ method: 'GET', path, headers }, signal)
     if (response.statusCode === 206 && encodingOf(response) !== undefined) {
       // A part of the compressed bytes: useless. The whole is asked for, and its beginning skipped.
       discard(response)
@@ -129,7 +163,7 @@ class Http implements HttpSource {
     let skipBytes = offsetBytes
     if (statusCode === 206) {
       const start = /^bytes (\d+)-/.exec(headerOf(response, 'content-range') ?? '')?.[1]
-      if (Number(start) !== offsetBytes || offsetBytes === 0) {
+      if (Number(start) !== offsetBytes || !isPart) {
         discard(response)
         throw new SourceError(
           'failed',
@@ -140,16 +174,20 @@ class Http implements HttpSource {
     } else if (statusCode !== 200) {
       discard(response)
       throw new SourceError('failed', `answered ${statusCode} for ${path}`)
+    } else if (isPart && lengthBytes !== undefined) {
+      // Whoever asks for parts asks for many.
+      discard(response)
+      throw new SourceError('failed', 'sends all when asked for a part')
     }
     const encoding = encodingOf(response)
     const length = headerOf(response, 'content-length')
-    const expectedLength = ref.size - offsetBytes + skipBytes
+    const expectedLength = endBytes - offsetBytes + skipBytes
     if (encoding === undefined && length !== undefined && Number(length) !== expectedLength) {
       discard(response)
       throw new SourceError('failed', `announced ${length} bytes of ${expectedLength}`)
     }
     const body = decoded(response.body, encoding)
-    return exactly(this.#guard(body, signal), { skipBytes, lengthBytes: ref.size - offsetBytes })
+    return exactly(this.#guard(body, signal), { skipBytes, lengthBytes: endBytes - offsetBytes })
   }
 
   async *#fetchMany(
@@ -175,17 +213,39 @@ class Http implements HttpSource {
     }
   }
 
-  async #request(
-    options: Pick<Dispatcher.RequestOptions, 'method' | 'path' | 'body'> & {
-      readonly headers?: Readonly<Record<string, string>>
-    },
-    signal: AbortSignal,
-  ): Promise<Dispatcher.ResponseData> {
+  /** With a token where one is needed; one that is refused is replaced once. */
+  async #request(options: HttpRequest, signal: AbortSignal): Promise<Dispatcher.ResponseData> {
+    const access = this.#access
+    if (access === undefined) return this.#send(options, signal)
+    let why = ''
+    let refused: string | undefined
+    for (;;) {
+      let token: string
+      try {
+        token = await access.token({ signal, ...(refused === undefined ? {} : { refused }) })
+      } catch (error) {
+        signal.throwIfAborted()
+        throw new SourceError('failed', `${why}no token for it: ${messageOf(error)}`, {
+          cause: error,
+        })
+      }
+      const headers = { ...options.headers, authorization: `Bearer ${token}` }
+      const response = await this.#send({ ...options, headers }, signal)
+      if (response.statusCode !== 401) return response
+      const text = Buffer.from(await collectBytes(this.#guard(response.body, signal), 1024))
+      why = `answered 401: ${text.toString().trim()}; `
+      if (refused !== undefined) throw new SourceError('failed', `${why}with a new token as well`)
+      refused = token
+    }
+  }
+
+  async #send(options: HttpRequest, signal: AbortSignal): Promise<Dispatcher.ResponseData> {
     signal.throwIfAborted()
     const controller = new AbortController()
+    const { limitMs = CONNECT_MS + STALL_MS, ...request } = options
     const headers = { 'accept-encoding': 'identity', ...options.headers }
     const answer = this.#pool.request({
-      ...options,
+      ...request,
       headers,
       signal: AbortSignal.any([signal, controller.signal]),
     })
@@ -193,8 +253,8 @@ class Http implements HttpSource {
       const response = await within(
         this.#clock,
         answer,
-        CONNECT_MS + STALL_MS,
-        () => new SourceError('stalled', `did not answer for ${(CONNECT_MS + STALL_MS) / 1000} s`),
+        limitMs,
+        () => new SourceError('stalled', `did not answer for ${limitMs / 1000} s`),
       )
       // A body that is dropped unread fails with nobody listening; its reader gets the error all the same.
       response.body.on('error', () => undefined)
@@ -226,6 +286,12 @@ class Http implements HttpSource {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#pool.destroy()
   }
+}
+
+type HttpRequest = Pick<Dispatcher.RequestOptions, 'method' | 'path' | 'body'> & {
+  readonly headers?: Readonly<Record<string, string>>
+  /** How long the answer may take to begin. */
+  readonly limitMs?: number
 }
 
 const flat = (digest: Digest): string => `/cas/${digest}`
