@@ -8,7 +8,7 @@
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Logger } from 'pino'
-import { MeshError } from '../base/errors.ts'
+import { MeshError, type ErrorCode } from '../base/errors.ts'
 import { collectBytes } from '../files/collect-bytes.ts'
 import { BATCH_HEAD_BYTES } from '../wire/api.ts'
 import { BATCH_REQUEST_BYTES_MAX, decodeBatchRequest } from '../wire/cas-messages.ts'
@@ -16,21 +16,28 @@ import { digestBytes, isDigest, type Digest } from '../wire/digest.ts'
 import { encodeSignedResult } from '../wire/result.ts'
 import type { ActionCache } from './action-cache.ts'
 import { SMALL_BLOB_BYTES_MAX } from './blob-source.ts'
-import type { BlobStore } from './blob-store.ts'
+import type { ChunkIndex } from './chunks/chunk-index.ts'
+import type { ReadableStore } from './mirror/pull-through.ts'
 
 /** What is sent of a batch in one write. */
 const BATCH_WRITE_BYTES = 256 * 1024
+/** Blobs of a batch that are read side by side: a mirror that pulls through waits for each. */
+const BATCH_READS = 16
+/** What a client may try again after this long. */
+const RETRY_AFTER_S = 5
 const FOR_EVER = 'public, max-age=31536000, immutable'
+const LIST_ENDING = '.chunks'
 
 interface Deps {
-  readonly store: BlobStore
+  readonly store: ReadableStore
   readonly actions: Pick<ActionCache, 'find'>
+  readonly chunks?: Pick<ChunkIndex, 'encodedListOf'> | undefined
   readonly log: Logger
 }
 
 /**
- * Answers `/cas/<hex>`, `/cas/sha256/<ab>/<hex>`, `/ac/<hex>` and `POST /cas/batch`; resolves false,
- * having touched nothing, for any other URL.
+ * Answers `/cas/<hex>`, `/cas/sha256/<ab>/<hex>`, each also with `.chunks` for the chunk list of the blob,
+ * `/ac/<hex>` and `POST /cas/batch`; resolves false, having touched nothing, for any other URL.
  */
 export function casRoutes(
   deps: Deps,
@@ -41,10 +48,9 @@ export function casRoutes(
     try {
       await answer(deps, request, response, path)
     } catch (error) {
-      if (error instanceof MeshError && !response.headersSent && error.code === 'MESH0210')
-        refuse(response, 400, error.message)
-      else if (error instanceof MeshError && !response.headersSent && error.code === 'MESH0211')
-        refuse(response, 413, error.message, { connection: 'close' })
+      const refusal = error instanceof MeshError ? REFUSALS[error.code] : undefined
+      if (error instanceof MeshError && refusal !== undefined && !response.headersSent)
+        refuse(response, refusal.status, error.message, refusal.headers)
       else {
         // Too late for a status: only an ended connection tells the reader that this is not all.
         if (!response.destroyed) deps.log.debug({ err: error, path }, 'answer was cut off')
@@ -53,6 +59,23 @@ export function casRoutes(
     }
     return true
   }
+}
+
+const TRY_LATER = { status: 503, headers: { 'retry-after': String(RETRY_AFTER_S) } } as const
+
+/** Errors that a reader is told; any other is ours. */
+const REFUSALS: Readonly<
+  Partial<
+    Record<
+      ErrorCode,
+      { readonly status: number; readonly headers?: Readonly<Record<string, string>> }
+    >
+  >
+> = {
+  MESH0210: { status: 400 },
+  MESH0211: { status: 413, headers: { connection: 'close' } },
+  MESH0501: TRY_LATER,
+  MESH0503: TRY_LATER,
 }
 
 async function answer(
@@ -71,8 +94,10 @@ async function answer(
     refuse(response, 405, 'read only', { allow: 'GET, HEAD' })
     return
   }
-  const digest = digestOf(path)
+  const isList = path.startsWith('/cas/') && path.endsWith(LIST_ENDING)
+  const digest = digestOf(isList ? path.slice(0, -LIST_ENDING.length) : path)
   if (digest === undefined) refuse(response, 400, 'expected 64 lower-case hex digits')
+  else if (isList) await sendChunkList(deps.chunks, request, response, digest)
   else if (path.startsWith('/ac/')) await sendResult(deps.actions, request, response, digest)
   else await sendBlob(deps.store, request, response, digest)
 }
@@ -85,7 +110,7 @@ function digestOf(path: string): Digest | undefined {
 }
 
 async function sendBlob(
-  store: BlobStore,
+  store: ReadableStore,
   request: IncomingMessage,
   response: ServerResponse,
   digest: Digest,
@@ -118,17 +143,22 @@ async function sendBlob(
     return
   }
   const { start, end } = range ?? { start: 0, end: sizeBytes }
+  const status = range === undefined ? 200 : 206
+  const lengths = {
+    'content-length': end - start,
+    ...(range === undefined ? {} : { 'content-range': `bytes ${start}-${end - 1}/${sizeBytes}` }),
+  }
+  if (request.method === 'HEAD') {
+    response.writeHead(status, { ...headers, ...lengths }).end()
+    return
+  }
   await using reader = await store.open(digest, { offsetBytes: start, lengthBytes: end - start })
   if (reader?.sizeBytes !== sizeBytes) {
     refuse(response, 404, 'not here')
     return
   }
-  response.writeHead(range === undefined ? 200 : 206, {
-    ...headers,
-    'content-length': end - start,
-    ...(range === undefined ? {} : { 'content-range': `bytes ${start}-${end - 1}/${sizeBytes}` }),
-  })
-  if (request.method === 'GET') for await (const bytes of reader) await write(response, bytes)
+  response.writeHead(status, { ...headers, ...lengths })
+  for await (const bytes of reader) await write(response, bytes)
   response.end()
 }
 
@@ -153,9 +183,29 @@ async function sendResult(
   response.end(request.method === 'GET' ? bytes : undefined)
 }
 
+/** A function of the blob, so it never changes either. */
+async function sendChunkList(
+  chunks: Deps['chunks'],
+  request: IncomingMessage,
+  response: ServerResponse,
+  blob: Digest,
+): Promise<void> {
+  const bytes = await chunks?.encodedListOf(blob)
+  if (bytes === undefined) {
+    refuse(response, 404, 'no chunk list')
+    return
+  }
+  response.writeHead(200, {
+    'cache-control': FOR_EVER,
+    'content-type': 'application/cbor',
+    'content-length': bytes.byteLength,
+  })
+  response.end(request.method === 'GET' ? bytes : undefined)
+}
+
 /** Repeats [digest, u64 size, bytes] for those blobs that are here and small. */
 async function sendBatch(
-  store: BlobStore,
+  store: ReadableStore,
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
@@ -170,11 +220,7 @@ async function sendBatch(
   })
   let pieces: Uint8Array[] = []
   let pieceBytes = 0
-  for (const digest of digests) {
-    const sizeBytes = await store.sizeOf(digest)
-    if (sizeBytes === undefined || sizeBytes > SMALL_BLOB_BYTES_MAX) continue
-    const bytes = await store.read(digest, SMALL_BLOB_BYTES_MAX)
-    if (bytes === undefined) continue
+  for await (const [digest, bytes] of readAhead(store, digests)) {
     const head = Buffer.alloc(BATCH_HEAD_BYTES)
     head.set(digestBytes(digest))
     head.writeBigUInt64BE(BigInt(bytes.byteLength), 32)
@@ -186,6 +232,32 @@ async function sendBatch(
     pieceBytes = 0
   }
   response.end(Buffer.concat(pieces))
+}
+
+/** The small ones of the blobs that can be had, in order. */
+async function* readAhead(
+  store: ReadableStore,
+  digests: readonly Digest[],
+): AsyncGenerator<readonly [Digest, Uint8Array]> {
+  const read = async (digest: Digest): Promise<Uint8Array | undefined> => {
+    try {
+      const sizeBytes = await store.sizeOf(digest)
+      if (sizeBytes === undefined || sizeBytes > SMALL_BLOB_BYTES_MAX) return undefined
+      return await store.read(digest, SMALL_BLOB_BYTES_MAX)
+    } catch (error) {
+      // One that cannot be had now is left out like one that is absent.
+      if (error instanceof MeshError && REFUSALS[error.code] !== undefined) return undefined
+      throw error
+    }
+  }
+  for (let at = 0; at < digests.length; at += BATCH_READS) {
+    const part = digests.slice(at, at + BATCH_READS)
+    const found = await Promise.all(part.map(read))
+    for (const [index, digest] of part.entries()) {
+      const bytes = found[index]
+      if (bytes !== undefined) yield [digest, bytes]
+    }
+  }
 }
 
 /** Resolves when more may be written; rejects when nobody listens any more. */
@@ -230,6 +302,8 @@ function parseRange(
   header: string | undefined,
   sizeBytes: number,
 ): { readonly start: number; readonly end: number } | 'unsatisfiable' | undefined {
+  // No range of nothing can be satisfied, but a cache that asks in slices means the whole.
+  if (sizeBytes === 0) return undefined
   const match = /^bytes=(\d*)-(\d*)$/.exec(header ?? '')
   const [, first = '', last = ''] = match ?? []
   if (first === '' && last === '') return undefined

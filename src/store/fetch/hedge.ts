@@ -8,9 +8,6 @@ import { asSourceError, type Trail } from './trail.ts'
 import type { SourceHealth } from './source-health.ts'
 import { orAborted } from '../stall-limit.ts'
 
-/** A source that gave nothing for this long gets company. */
-const HEDGE_MS = 250
-
 /** A source that has begun. `items` is left or read to the end, then `close` is called, always. */
 export interface Begun<T> {
   readonly source: BlobSource
@@ -28,30 +25,40 @@ type Outcome<T> =
   | { readonly kind: 'candidate'; readonly source: BlobSource | undefined }
   | { readonly kind: 'hedge' }
 
+interface Running<T> {
+  readonly outcome: Promise<Outcome<T>>
+  readonly controller: AbortController
+  readonly askedAtMs: number
+}
+
 /**
  * Undefined when the trail has ended and nobody delivers. `open` gives undefined for "does not have it".
- * Losers are aborted and stand back for a while. Throws only the reason of `signal`.
+ * Losers are aborted, and stand back for a while when they were silent for long. What sources do is noted
+ * in `health`. Throws only the reason of `signal`.
  */
 export async function firstToBegin<T>(
   deps: { readonly clock: Clock; readonly health: SourceHealth },
-  trail: Trail,
+  trail: Pick<Trail, 'next' | 'note'>,
   open: (source: BlobSource, signal: AbortSignal) => Promise<AsyncIterable<T> | undefined>,
   signal: AbortSignal,
 ): Promise<Begun<T> | undefined> {
   const { clock, health } = deps
-  const running = new Map<
-    BlobSource,
-    { readonly outcome: Promise<Outcome<T>>; readonly controller: AbortController }
-  >()
+  const running = new Map<BlobSource, Running<T>>()
   let candidate: Promise<Outcome<T>> | undefined
   let isAtEnd = false
   let wantsNext = true
+  let isOver = false
+  /** When the one that was asked last gets company. */
+  let hedgeAtMs = Infinity
   try {
     for (;;) {
       signal.throwIfAborted()
       if (wantsNext && !isAtEnd && candidate === undefined) {
         candidate = trail
-          .next(() => clock.nowMs())
+          .next(
+            () => clock.nowMs(),
+            () => !isOver,
+          )
           .then((source) => ({ kind: 'candidate', source }))
         candidate.catch(() => undefined) // nobody waits for it once another source has begun
       }
@@ -59,7 +66,7 @@ export async function firstToBegin<T>(
       if (candidate !== undefined) waits.push(candidate)
       if (waits.length === 0) return undefined
       const outcome = await orAborted(
-        raceWithHedge(clock, waits, candidate === undefined && !isAtEnd),
+        raceWithHedge(clock, waits, candidate === undefined && !isAtEnd ? hedgeAtMs : Infinity),
         signal,
       )
       switch (outcome.kind) {
@@ -70,7 +77,10 @@ export async function firstToBegin<T>(
           candidate = undefined
           wantsNext = false
           if (outcome.source === undefined) isAtEnd = true
-          else running.set(outcome.source, begin(outcome.source, open, signal))
+          else {
+            running.set(outcome.source, begin(deps, outcome.source, open, signal))
+            hedgeAtMs = clock.nowMs() + health.hedgeMs(outcome.source)
+          }
           break
         case 'refused':
           running.delete(outcome.source)
@@ -78,18 +88,19 @@ export async function firstToBegin<T>(
           signal.throwIfAborted()
           trail.note(outcome.source, outcome.error?.message ?? 'does not have it')
           if (outcome.error !== undefined)
-            health.note(outcome.source, outcome.error.reason, clock.nowMs())
+            health.note(outcome.source, outcome.error.reason, clock.nowMs(), outcome.error.message)
           break
         case 'begun':
           running.delete(outcome.begun.source)
-          for (const source of running.keys()) {
+          for (const [source, { askedAtMs }] of running) {
             trail.note(source, 'was slower than another', true)
-            health.note(source, 'slow', clock.nowMs())
+            health.noteOutrun(source, clock.nowMs() - askedAtMs, clock.nowMs())
           }
           return outcome.begun
       }
     }
   } finally {
+    isOver = true
     for (const { controller } of running.values())
       controller.abort(new Error('another source was faster'))
   }
@@ -98,11 +109,12 @@ export async function firstToBegin<T>(
 async function raceWithHedge<T>(
   clock: Clock,
   waits: readonly Promise<Outcome<T>>[],
-  mayHedge: boolean,
+  hedgeAtMs: number,
 ): Promise<Outcome<T>> {
   let timer: Timer | undefined
   const hedge = new Promise<Outcome<T>>((resolve) => {
-    if (mayHedge) timer = clock.setTimer(HEDGE_MS, () => resolve({ kind: 'hedge' }))
+    if (hedgeAtMs === Infinity) return
+    timer = clock.setTimer(Math.max(0, hedgeAtMs - clock.nowMs()), () => resolve({ kind: 'hedge' }))
   })
   try {
     return await Promise.race([...waits, hedge])
@@ -113,32 +125,61 @@ async function raceWithHedge<T>(
 
 /** Opens the source and waits for its first item. */
 function begin<T>(
+  deps: { readonly clock: Clock; readonly health: SourceHealth },
   source: BlobSource,
   open: (source: BlobSource, signal: AbortSignal) => Promise<AsyncIterable<T> | undefined>,
   signal: AbortSignal,
-): { readonly outcome: Promise<Outcome<T>>; readonly controller: AbortController } {
+): Running<T> {
+  const { clock, health } = deps
   const controller = new AbortController()
+  const askedAtMs = clock.nowMs()
+  health.noteAsked(source)
   const start = async (): Promise<Outcome<T>> => {
     try {
       const items = await open(source, AbortSignal.any([signal, controller.signal]))
-      if (items === undefined) return { kind: 'refused', source, error: undefined }
-      const iterator = items[Symbol.asyncIterator]()
-      const first = await iterator.next()
+      const iterator = items?.[Symbol.asyncIterator]()
+      const first = await iterator?.next()
+      health.noteAnswer(source, clock.nowMs() - askedAtMs, first !== undefined)
+      if (iterator === undefined || first === undefined)
+        return { kind: 'refused', source, error: undefined }
       return {
         kind: 'begun',
-        begun: { source, items: resume(first, iterator), close: () => controller.abort() },
+        begun: {
+          source,
+          items: measured(deps, source, first, iterator),
+          close: () => controller.abort(),
+        },
       }
     } catch (error) {
       return { kind: 'refused', source, error: asSourceError(error) }
     }
   }
-  return { outcome: start(), controller }
+  return { outcome: start(), controller, askedAtMs }
 }
 
-async function* resume<T>(first: IteratorResult<T>, rest: AsyncIterator<T>): AsyncGenerator<T> {
+/** All items; the time that is spent waiting for them goes to the health of the source. */
+async function* measured<T>(
+  { clock, health }: { readonly clock: Clock; readonly health: SourceHealth },
+  source: BlobSource,
+  first: IteratorResult<T>,
+  rest: AsyncIterator<T>,
+): AsyncGenerator<T> {
+  let waitedMs: number | undefined
   try {
-    for (let next = first; next.done !== true; next = await rest.next()) yield next.value
+    for (let next = first; next.done !== true;) {
+      health.noteBytes(source, byteCountOf(next.value), waitedMs)
+      yield next.value
+      const askedAtMs = clock.nowMs()
+      next = await rest.next()
+      waitedMs = clock.nowMs() - askedAtMs
+    }
   } finally {
     await rest.return?.()
   }
+}
+
+/** Of a piece of a blob, or of one blob of a batch. */
+function byteCountOf(item: unknown): number {
+  if (item instanceof Uint8Array) return item.byteLength
+  return typeof item === 'object' && item !== null && 'bytes' in item ? byteCountOf(item.bytes) : 0
 }

@@ -24,6 +24,9 @@ export class Trail {
   /** Those that lied lately: last of all, for what was wrong may have been put right. */
   readonly #banned: BlobSource[] = []
   readonly #resumes = new Map<string, number>()
+  /** Those that `next` gave: they may be at work still, with no result yet. */
+  readonly #named = new Set<string>()
+  #turn: Promise<unknown> = Promise.resolve()
 
   /** Stages are asked in order, each only when the sources of the one before are used up. */
   constructor(
@@ -43,33 +46,60 @@ export class Trail {
     return results
   }
 
-  async next(nowMs: () => number): Promise<BlobSource | undefined> {
-    for (;;) {
-      const source = this.#ready.shift()
-      if (source !== undefined) {
-        if (this.#isOpen(source, nowMs())) return source
-        continue
-      }
+  /**
+   * Who is asked next; nobody is named twice but for the rest of what it began. One caller after the other:
+   * a stage that takes long is waited for by all. Takes no source once `isWanted` is false.
+   */
+  next(nowMs: () => number, isWanted: () => boolean = () => true): Promise<BlobSource | undefined> {
+    return this.#inTurn(async () => {
+      const trusted = await this.#take(nowMs, isWanted)
+      if (trusted !== undefined || !isWanted()) return trusted
+      return takeFirst(this.#banned, (source) => this.#isNew(source))
+    })
+  }
+
+  /** Like `next`, without those that lied lately. */
+  nextTrusted(
+    nowMs: () => number,
+    isWanted: () => boolean = () => true,
+  ): Promise<BlobSource | undefined> {
+    return this.#inTurn(() => this.#take(nowMs, isWanted))
+  }
+
+  #inTurn(take: () => Promise<BlobSource | undefined>): Promise<BlobSource | undefined> {
+    const taken = this.#turn.then(take)
+    this.#turn = taken.catch(() => undefined) // its caller is told
+    return taken
+  }
+
+  async #take(nowMs: () => number, isWanted: () => boolean): Promise<BlobSource | undefined> {
+    const isOpen = (source: BlobSource): boolean => this.#isOpen(source, nowMs())
+    while (isWanted()) {
+      const source = takeFirst(this.#ready, isOpen)
+      if (source !== undefined) return source
       const stage = this.#stages.shift()
-      if (stage === undefined) break
+      if (stage === undefined)
+        return (
+          takeFirst(this.#later, isOpen) ??
+          takeFirst(this.#again, (again) => !this.#health.isBanned(again, nowMs()))
+        )
       const { first, last } = this.#health.inOrder(await stage(), nowMs())
       this.#ready = first
       this.#later.push(...last)
     }
-    for (let source = this.#later.shift(); source !== undefined; source = this.#later.shift())
-      if (this.#isOpen(source, nowMs())) return source
-    for (let source = this.#again.shift(); source !== undefined; source = this.#again.shift())
-      if (!this.#health.isBanned(source, nowMs())) return source
-    for (let source = this.#banned.shift(); source !== undefined; source = this.#banned.shift())
-      if (!this.#results.has(source.name)) return source
     return undefined
   }
 
   #isOpen(source: BlobSource, nowMs: number): boolean {
-    if (this.#results.has(source.name)) return false
-    if (!this.#health.isBanned(source, nowMs)) return true
+    if (!this.#health.isBanned(source, nowMs)) return this.#isNew(source)
     this.#banned.push(source)
     return false
+  }
+
+  #isNew(source: BlobSource): boolean {
+    if (this.#results.has(source.name) || this.#named.has(source.name)) return false
+    this.#named.add(source.name)
+    return true
   }
 
   /** `madeProgress`: it may be asked for the rest later. */
@@ -81,9 +111,10 @@ export class Trail {
     this.#again.push(source)
   }
 
-  /** Whether the source is not being tried for the first time. */
-  isResumed(source: BlobSource): boolean {
-    return this.#resumes.has(source.name)
+  /** The best rate among those that would be asked next, as far as it is known. */
+  get bestBytesPerS(): number {
+    const rates = this.#ready.map((source) => this.#health.bytesPerS(source) ?? 0)
+    return Math.max(0, ...rates)
   }
 
   notAvailable(ref: BlobRef): MeshError {
@@ -100,6 +131,13 @@ export class Trail {
       },
     )
   }
+}
+
+/** The first that is right; those before it are dropped. */
+function takeFirst<T>(list: T[], isRight: (item: T) => boolean): T | undefined {
+  for (let item = list.shift(); item !== undefined; item = list.shift())
+    if (isRight(item)) return item
+  return undefined
 }
 
 /** Anything that a source threw, as an error of that source. */
