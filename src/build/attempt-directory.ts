@@ -1,6 +1,6 @@
 /**
- * The directory of one attempt on the host: made before the build, taken over after it, removed whatever
- * the build left in it. No process of the build is alive when the latter two run, so paths stay what they are.
+ * The directory of one attempt on the host: made before the build, taken over after it, when no process of
+ * the build is alive, so that paths stay what they are.
  */
 import {
   chmodSync,
@@ -12,27 +12,13 @@ import {
   readdirSync,
   type Stats,
 } from 'node:fs'
-import {
-  chmod,
-  cp,
-  lstat,
-  mkdir,
-  mkdtemp,
-  readdir,
-  rename,
-  rmdir,
-  symlink,
-  unlink,
-} from 'node:fs/promises'
+import { cp, mkdir, symlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { hasCode } from '../base/errors.ts'
 import type { BuildSpec } from './executor-protocol.ts'
 import { WRITABLE } from './sandbox-layout.ts'
 
-/** Directories are emptied this deep; deeper ones are first moved up, so that no path gets too long. */
-const DEPTH_MAX = 12
-const UNLINKS_AT_ONCE = 16
 /** Entries between two turns of the event loop. */
 const BATCH = 500
 /** Below this no tree can be stored (wire/tree.ts), so nobody reads it. */
@@ -97,54 +83,6 @@ export async function takeOwnership(path: string): Promise<void> {
       for (const name of readdirSync(next.path, { encoding: 'buffer' }))
         pending.push({ path: joinBytes(next.path, name), depth: next.depth + 1 })
     if (++count % BATCH === 0) await setImmediate()
-  }
-}
-
-/**
- * Removes a directory and all in it, or a file; what is absent is fine. Manages directories without any
- * permission and paths deeper than the system allows, and never follows a link.
- */
-export async function removeTree(path: string): Promise<void> {
-  try {
-    if (!(await lstat(path)).isDirectory()) return await unlink(path)
-    await empty(Buffer.from(path), path, 0)
-    // Deep directories were moved up here while it was read: once more for each time.
-    while (!(await tryRmdir(path))) await empty(Buffer.from(path), path, 0)
-  } catch (error) {
-    if (!hasCode(error, 'ENOENT')) throw error
-  }
-}
-
-async function tryRmdir(path: string): Promise<boolean> {
-  try {
-    await rmdir(path)
-    return true
-  } catch (error) {
-    if (!hasCode(error, 'ENOTEMPTY', 'EEXIST')) throw error
-    return false
-  }
-}
-
-async function empty(directory: Buffer, top: string, depth: number): Promise<void> {
-  await chmod(directory, 0o700)
-  const entries = await readdir(directory, { encoding: 'buffer', withFileTypes: true })
-  const others = entries.filter((entry) => !entry.isDirectory())
-  for (let at = 0; at < others.length; at += UNLINKS_AT_ONCE)
-    await Promise.all(
-      others
-        .slice(at, at + UNLINKS_AT_ONCE)
-        .map((entry) => unlink(joinBytes(directory, entry.name))),
-    )
-  for (const entry of entries) {
-    if (!entry.isDirectory()) continue
-    const path = joinBytes(directory, entry.name)
-    if (depth < DEPTH_MAX) {
-      await empty(path, top, depth + 1)
-      await rmdir(path)
-    } else {
-      await chmod(path, 0o700) // the kernel wants to write its `..`
-      await rename(path, join(await mkdtemp(join(top, '.deep-')), 'd'))
-    }
   }
 }
 

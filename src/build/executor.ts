@@ -33,7 +33,6 @@ export type {
   BuildSpec,
   SandboxChoice,
 } from './executor-protocol.ts'
-export { removeTree } from './attempt-directory.ts'
 
 /** What the executor logs with: a child of the daemon's pino logger. */
 export interface ExecutorLog {

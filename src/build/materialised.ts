@@ -6,35 +6,35 @@
  * would write into the store. Trees live as long as the process: nothing on the disk has to be believed
  * after a crash.
  */
-import {
-  chmodSync,
-  constants,
-  copyFileSync,
-  linkSync,
-  mkdirSync,
-  renameSync,
-  symlinkSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs'
-import { copyFile, mkdir, rename, rm } from 'node:fs/promises'
+import { constants, renameSync } from 'node:fs'
+import { chmod, copyFile, mkdir, rename, symlink, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { hasCode, MeshError } from '../base/errors.ts'
-import { nextTurn } from '../files/map-limited.ts'
+import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { mapLimited, nextTurn } from '../files/map-limited.ts'
+import { inlineFileWorkers, runJob, type FileWorkers } from '../files/workers/file-workers.ts'
+import type { FileEntry, LaidDirectory, LaidOut } from '../files/workers/lay-job.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { diskError } from '../store/disk.ts'
 import { OBJECT_BYTES_MAX } from '../wire/cbor.ts'
 import { cidOf, type BlobRef, type Digest } from '../wire/digest.ts'
-import { decodeTree, TREE_DEPTH_MAX, type Entry } from '../wire/tree.ts'
+import { TREE_DEPTH_MAX, type Entry } from '../wire/tree.ts'
 
 /** Names in all kept trees together, and bytes that their links hold on the disk. */
 const KEPT_ENTRIES_MAX = 2_000_000
 const KEPT_BYTES_MAX = 64 * 1024 ** 3
-/** Other work gets its turn after this many links: about 5 ms. */
-const ENTRIES_PER_TURN = 256
+/** Other work gets its turn after this many paths were looked up: about 1 ms. */
+const PATHS_PER_TURN = 256
+/** Directories that one job makes, and bytes of their listings. */
+const DIRECTORIES_PER_JOB = 32
+const LISTING_BYTES_PER_JOB = 128 * 1024
+/** Of one tree: while one asks for paths, each thread has another. */
+const JOBS_AT_ONCE = 4
 /** Like the store's files: a build must not see when its inputs came. */
 const FILE_TIME_SECONDS = 1
+
+/** A new file, sharing its bytes where the file system can. */
+const CLONE = constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE
 
 /** A symbolic link has no bytes to mount: the executor makes it itself out of its target. */
 type MountableEntry = Exclude<Entry, { kind: 'symlink' }>
@@ -55,7 +55,7 @@ export interface MaterialisedTrees extends AsyncDisposable {
 
 /** Takes `directory` for itself, and empties it. It is on the file system of the store, for hard links. */
 export async function openMaterialised(
-  deps: { readonly store: BlobStore; readonly log: Logger },
+  deps: { readonly store: BlobStore; readonly log: Logger; readonly workers?: FileWorkers },
   options: { readonly directory: string; readonly entriesMax?: number; readonly bytesMax?: number },
 ): Promise<MaterialisedTrees> {
   const trees = new Trees(deps, options)
@@ -73,6 +73,7 @@ interface KeptTree {
 class Trees implements MaterialisedTrees {
   readonly #store: BlobStore
   readonly #log: Logger
+  readonly #workers: FileWorkers
   readonly #directory: string
   readonly #entriesMax: number
   readonly #bytesMax: number
@@ -85,7 +86,7 @@ class Trees implements MaterialisedTrees {
   #removing: Promise<void> = Promise.resolve()
 
   constructor(
-    deps: { readonly store: BlobStore; readonly log: Logger },
+    deps: { readonly store: BlobStore; readonly log: Logger; readonly workers?: FileWorkers },
     options: {
       readonly directory: string
       readonly entriesMax?: number
@@ -94,6 +95,7 @@ class Trees implements MaterialisedTrees {
   ) {
     this.#store = deps.store
     this.#log = deps.log
+    this.#workers = deps.workers ?? inlineFileWorkers()
     this.#directory = options.directory
     this.#entriesMax = options.entriesMax ?? KEPT_ENTRIES_MAX
     this.#bytesMax = options.bytesMax ?? KEPT_BYTES_MAX
@@ -103,7 +105,7 @@ class Trees implements MaterialisedTrees {
     await mkdir(this.#directory, { recursive: true, mode: 0o755 })
     // What an earlier process left goes in the background: it may be a million links.
     const stale = join(this.#directory, 'stale')
-    await rm(stale, { recursive: true, force: true })
+    await runJob(this.#workers, 'remove-tree', stale)
     await mkdir(stale)
     for (const name of ['tree', 'tmp']) {
       try {
@@ -150,29 +152,99 @@ class Trees implements MaterialisedTrees {
   }
 
   async #makeTree(entry: MountableEntry): Promise<KeptTree> {
-    const temporary = join(this.#directory, 'tmp', String(++this.#temporaries))
+    const temporary = this.#newTemporary()
     const path = join(this.#directory, 'tree', entry.digest)
     try {
-      const writer = new TreeWriter(this.#store, linkOrCopy)
-      await writer.write(entry, temporary, 0)
+      const { entryCount, bytes } = await this.#lay(entry, temporary, 'link')
       renameSync(temporary, path)
-      const tree = { path, entryCount: writer.entryCount, bytes: writer.bytes, useCount: 0 }
+      const tree = { path, entryCount, bytes, useCount: 0 }
       this.#entryCount += tree.entryCount
       this.#bytes += tree.bytes
       this.#kept.set(entry.digest, tree)
       return tree
     } catch (error) {
-      await rm(temporary, { recursive: true, force: true })
+      await runJob(this.#workers, 'remove-tree', temporary)
       throw diskError(error, this.#directory)
     }
   }
 
+  /** The directory and all that is in it, level by level. After a failure the caller removes what there is. */
+  async #lay(ref: BlobRef, path: string, how: 'link' | 'copy'): Promise<LaidTree> {
+    await mkdir(path, { mode: 0o700 })
+    const tree: LaidTree = { entryCount: 0, bytes: 0 }
+    let level: LaidOut['below'] = [{ path, ref }]
+    for (let depth = 0; level.length > 0; depth++) {
+      if (depth >= TREE_DEPTH_MAX)
+        throw new MeshError('MESH0210', `${path} lies deeper than ${TREE_DEPTH_MAX} directories`)
+      const made = await mapLimited(inBatches(level), JOBS_AT_ONCE, (batch) =>
+        this.#layBatch(batch, how),
+      )
+      for (const { entryCount, bytes } of made) {
+        tree.entryCount += entryCount
+        tree.bytes += bytes
+      }
+      level = made.flatMap(({ below }) => below)
+    }
+    return tree
+  }
+
+  async #layBatch(batch: LaidOut['below'], how: 'link' | 'copy'): Promise<LaidOut> {
+    const directories: LaidDirectory[] = []
+    for (const { path, ref } of batch) {
+      const tree = await this.#store.read(ref.digest, OBJECT_BYTES_MAX)
+      if (tree === undefined) throw missing(ref)
+      directories.push({ path, tree })
+    }
+    const timeSeconds = FILE_TIME_SECONDS
+    const job = this.#workers.start('lay-directories', { directories, how, timeSeconds })
+    try {
+      let step = await job.next()
+      while (step.kind === 'part') step = await job.next(await this.#pathsOf(step.part.files))
+      return step.result
+    } catch (error) {
+      // One that is gone although it was there twice: somebody evicts as fast as we ask.
+      throw hasCode(error, 'ENOENT') ? new MeshError('MESH0501', messageOf(error)) : error
+    } finally {
+      await job.stop()
+    }
+  }
+
+  async #pathsOf(files: readonly FileEntry[]): Promise<string[]> {
+    const paths: string[] = []
+    for (const [at, file] of files.entries()) {
+      if (at % PATHS_PER_TURN === PATHS_PER_TURN - 1) await nextTurn()
+      paths.push(await this.#pathOf(file))
+    }
+    return paths
+  }
+
+  async #pathOf(file: FileEntry): Promise<string> {
+    const path = await this.#store.pathOf(file.digest, file.executable)
+    if (path === undefined) throw missing(file)
+    return path
+  }
+
   async copyOut(entry: Entry, path: string): Promise<void> {
     try {
-      await new TreeWriter(this.#store, copy).write(entry, path, 0)
+      switch (entry.kind) {
+        case 'dir':
+          await this.#lay(entry, path, 'copy')
+          return
+        case 'symlink':
+          await symlink(entry.target, path)
+          return
+        case 'file':
+          await copyFile(await this.#pathOf(entry), path, CLONE)
+          await chmod(path, entry.executable ? 0o755 : 0o644)
+          await utimes(path, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
+      }
     } catch (error) {
       throw diskError(error, path)
     }
+  }
+
+  #newTemporary(): string {
+    return join(this.#directory, 'tmp', String(++this.#temporaries))
   }
 
   /** Removes unused trees, least recently used first, while there are too many. */
@@ -183,7 +255,7 @@ class Trees implements MaterialisedTrees {
       this.#kept.delete(digest)
       this.#entryCount -= tree.entryCount
       this.#bytes -= tree.bytes
-      const temporary = join(this.#directory, 'tmp', String(++this.#temporaries))
+      const temporary = this.#newTemporary()
       renameSync(tree.path, temporary)
       this.#remove(temporary)
     }
@@ -192,7 +264,7 @@ class Trees implements MaterialisedTrees {
   /** One after the other, so that removing never takes all threads. */
   #remove(path: string): void {
     this.#removing = this.#removing
-      .then(() => rm(path, { recursive: true, force: true }))
+      .then(() => runJob(this.#workers, 'remove-tree', path))
       .catch((error: unknown) => this.#log.warn({ err: error, path }, 'old tree not removed'))
   }
 
@@ -202,80 +274,26 @@ class Trees implements MaterialisedTrees {
   }
 }
 
-/** Puts the store's file `from` at `to`. */
-type Place = (
-  from: string,
-  to: string,
-  entry: Extract<Entry, { kind: 'file' }>,
-) => void | Promise<void>
+interface LaidTree {
+  entryCount: number
+  bytes: number
+}
 
-class TreeWriter {
-  entryCount = 0
-  bytes = 0
-  readonly #store: BlobStore
-  readonly #place: Place
-
-  constructor(store: BlobStore, place: Place) {
-    this.#store = store
-    this.#place = place
-  }
-
-  async write(entry: Entry, path: string, depth: number): Promise<void> {
-    if (++this.entryCount % ENTRIES_PER_TURN === 0) await nextTurn()
-    switch (entry.kind) {
-      case 'symlink':
-        symlinkSync(entry.target, path)
-        return
-      case 'file': {
-        const from = await this.#store.pathOf(entry.digest, entry.executable)
-        if (from === undefined) throw missing(entry)
-        await this.#place(from, path, entry)
-        this.bytes += entry.size
-        return
-      }
-      case 'dir': {
-        if (depth >= TREE_DEPTH_MAX)
-          throw new MeshError('MESH0210', `${path} lies deeper than ${TREE_DEPTH_MAX} directories`)
-        const bytes = await this.#store.read(entry.digest, OBJECT_BYTES_MAX)
-        if (bytes === undefined) throw missing(entry)
-        mkdirSync(path, { mode: 0o755 })
-        for (const { name, entry: child } of decodeTree(bytes))
-          await this.write(child, join(path, name), depth + 1)
-        finish(path, 0o755)
-      }
+function inBatches(directories: LaidOut['below']): LaidOut['below'][] {
+  const batches: LaidOut['below'][number][][] = []
+  let batch: LaidOut['below'][number][] = []
+  let listingBytes = 0
+  for (const directory of directories) {
+    if (batch.length >= DIRECTORIES_PER_JOB || listingBytes >= LISTING_BYTES_PER_JOB) {
+      batches.push(batch)
+      batch = []
+      listingBytes = 0
     }
+    batch.push(directory)
+    listingBytes += directory.ref.size
   }
-}
-
-/**
- * A second name for the store's file. Empty files are made anew (a link would save nothing, and every
- * empty file of every tree would be one inode), and so is a file that has as many names as the file
- * system allows: 65,000 on ext4.
- */
-const linkOrCopy: Place = (from, to, entry) => {
-  const mode = entry.executable ? 0o555 : 0o444
-  if (entry.size === 0) {
-    writeFileSync(to, '', { flag: 'wx', mode })
-    finish(to, mode)
-    return
-  }
-  try {
-    linkSync(from, to)
-  } catch (error) {
-    if (!hasCode(error, 'EMLINK')) throw error
-    copyFileSync(from, to, constants.COPYFILE_EXCL)
-    finish(to, mode)
-  }
-}
-
-const copy: Place = async (from, to, entry) => {
-  await copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE)
-  finish(to, entry.executable ? 0o755 : 0o644)
-}
-
-function finish(path: string, mode: number): void {
-  chmodSync(path, mode) // whatever the umask made of it
-  utimesSync(path, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
+  if (batch.length > 0) batches.push(batch)
+  return batches
 }
 
 function missing(ref: BlobRef): MeshError {

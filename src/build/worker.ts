@@ -5,14 +5,14 @@
  * It is told what should be (`take`) and tells what is (`sync`), level-triggered: a lost message of either
  * kind is made up for by the next one.
  */
-import { mkdir, open, readdir } from 'node:fs/promises'
+import { mkdir, open, readdir, statfs } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import type { Clock, Timer } from '../base/clock.ts'
 import { hasCode, MeshError, messageOf } from '../base/errors.ts'
-import { ingest, type IngestSink } from '../files/ingest.ts'
 import { mapLimited } from '../files/map-limited.ts'
+import { inlineFileWorkers, runJob, type FileWorkers } from '../files/workers/file-workers.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { BUILD_ROOT, decodeAction, type Action } from '../wire/action.ts'
 import { sha256, type BlobRef, type Digest } from '../wire/digest.ts'
@@ -20,28 +20,24 @@ import type { BytesMoved, Phases } from '../wire/facts.ts'
 import { encodeLogRecord, LogDecoder } from '../wire/log-record.ts'
 import { signResult, type ActionResult, type Signer, type Usage } from '../wire/result.ts'
 import { blobOf, type Entry } from '../wire/tree.ts'
+import type { PeerRecord } from '../wire/peer-record.ts'
 import type {
   AttemptOutcome,
   FinishedAttempt,
   Lease,
   Limits,
-  PeerRecord,
   RunningAttempt,
 } from '../wire/work-messages.ts'
 import { fetchSource } from './builtin-fetch.ts'
-import {
-  removeTree,
-  type Build,
-  type BuildEnd,
-  type BuildInput,
-  type Executor,
-} from './executor.ts'
+import type { Build, BuildEnd, BuildInput, Executor } from './executor.ts'
 import type { Materialised, MaterialisedTrees } from './materialised.ts'
 
 /** Inputs that are fetched and laid out at once per attempt. */
 const INPUTS_AT_ONCE = 8
 /** What a failure sends along of its log. */
 const LOG_TAIL_BYTES = 8 * 1024
+/** With less than this free on its disk a build that fails has failed for want of room. */
+const DISK_FULL_BYTES = 256 * 1024
 /** How long a change of phase may wait to be told. */
 const TELL_MS = 25
 /** Finished outcomes that wait for their granter; beyond it nothing new is begun. */
@@ -59,6 +55,8 @@ export interface WorkerDeps {
   readonly store: BlobStore
   readonly trees: MaterialisedTrees
   readonly executor: Executor
+  /** Without them attempts are cleared away on the main thread. */
+  readonly workers?: FileWorkers
   readonly obtain: Obtain
   readonly signer: Signer
   /** Called whenever `running` or `finished` have changed. */
@@ -122,7 +120,11 @@ export class Worker {
   async start(): Promise<void> {
     await mkdir(this.#options.directory, { recursive: true, mode: 0o711 })
     for (const name of await readdir(this.#options.directory))
-      await removeTree(join(this.#options.directory, name))
+      await this.#remove(join(this.#options.directory, name))
+  }
+
+  #remove(path: string): Promise<void> {
+    return runJob(this.#deps.workers ?? inlineFileWorkers(), 'remove-tree', path)
   }
 
   get running(): RunningAttempt[] {
@@ -238,7 +240,7 @@ export class Worker {
     this.#changed()
     // Nobody waits for this.
     try {
-      await removeTree(running.directory)
+      await this.#remove(running.directory)
     } catch (error) {
       log.warn(
         { err: error, attempt: lease.attempt },
@@ -353,6 +355,7 @@ export class Worker {
     end: BuildEnd,
     usage: Usage,
   ): Promise<AttemptOutcome> {
+    await this.#checkRoom(running, end)
     switch (end.kind) {
       case 'cancelled':
         return { kind: 'cancelled' }
@@ -392,6 +395,19 @@ export class Worker {
     }
   }
 
+  /** What fails on a full disk says nothing about the build, however it fails. Throws MESH0503. */
+  async #checkRoom({ directory, lease }: Running, end: BuildEnd): Promise<void> {
+    if (end.kind === 'cancelled' || end.kind === 'limit') return
+    if (end.kind === 'exited' && end.code === 0) return
+    const { bavail, bsize } = await statfs(directory)
+    if (bavail * bsize >= DISK_FULL_BYTES) return
+    const told = end.kind === 'infrastructure' ? `: ${end.message}` : ''
+    throw new MeshError(
+      'MESH0503',
+      `the disk of ${this.#options.name} is full, ${bavail * bsize} bytes are free after ${lease.name} ran${told}`,
+    )
+  }
+
   async #succeeded(running: Running, action: Action, usage: Usage): Promise<AttemptOutcome> {
     const outputs: Record<string, Entry> = {}
     const made = await readdir(join(running.directory, 'out'))
@@ -407,7 +423,7 @@ export class Worker {
         )
       }
       try {
-        outputs[name] = await ingest(this.#sink(), join(running.directory, 'out', name))
+        outputs[name] = await this.#deps.store.putTree(join(running.directory, 'out', name))
       } catch (error) {
         if (
           error instanceof MeshError &&
@@ -453,17 +469,6 @@ export class Worker {
       endedAtWallMs: this.#deps.clock.wallMs(),
     }
     return signResult(result, this.#deps.signer)
-  }
-
-  /** Outputs become blobs by being moved in: nothing is copied. */
-  #sink(): IngestSink {
-    const { store } = this.#deps
-    return {
-      file: (path) => store.putFile(path, { move: true }),
-      async tree(ref, bytes) {
-        await store.put(bytes, ref)
-      },
-    }
   }
 
   async #keepLog(running: Running): Promise<BlobRef> {

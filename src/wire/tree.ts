@@ -65,9 +65,19 @@ const Packed = z.object({
     ),
 })
 
-/** Order of the bytes of the names in UTF-8 (not of UTF-16 units). */
+/** Order of the bytes of the names in UTF-8, which is that of code points and not of UTF-16 units. */
 export function compareNames(a: string, b: string): number {
-  return Buffer.compare(Buffer.from(a), Buffer.from(b))
+  const length = Math.min(a.length, b.length)
+  for (let at = 0; at < length; at++) {
+    const [unitOfA, unitOfB] = [a.charCodeAt(at), b.charCodeAt(at)]
+    if (unitOfA !== unitOfB) return rankOf(unitOfA) - rankOf(unitOfB)
+  }
+  return a.length - b.length
+}
+
+/** Surrogates stand for code points above all others, though their units are below U+E000. */
+function rankOf(unit: number): number {
+  return unit >= 0xd800 && unit < 0xe000 ? unit + 0x10000 : unit
 }
 
 /** Sorts, checks and encodes. Throws MESH0210 or a ZodError for names that no tree may hold. */

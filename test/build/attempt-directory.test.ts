@@ -4,7 +4,8 @@ import { chmod, lstat, mkdir, mkdtemp, readFile, symlink, writeFile } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { removeTree, takeOwnership } from '../../src/build/attempt-directory.ts'
+import { takeOwnership } from '../../src/build/attempt-directory.ts'
+import { removeTree } from '../../src/files/workers/remove-job.ts'
 
 test('attempt-directory: removing follows no link, and needs no permission', async () => {
   const top = await mkdtemp(join(tmpdir(), 'mesh-remove-'))

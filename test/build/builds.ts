@@ -7,7 +7,6 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { systemClock } from '../../src/base/clock.ts'
 import {
   openExecutor,
-  removeTree,
   type Build,
   type BuildOutcome,
   type BuildSpec,
@@ -15,6 +14,7 @@ import {
   type SandboxChoice,
 } from '../../src/build/executor.ts'
 import type { SandboxForbid } from '../../src/build/executor-protocol.ts'
+import { removeTree } from '../../src/files/workers/remove-job.ts'
 import { LogDecoder, type LogRecord } from '../../src/wire/log-record.ts'
 
 export const SEALED_METHODS = ['helper', 'bwrap', 'unshare'] as const

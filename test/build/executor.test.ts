@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { systemClock } from '../../src/base/clock.ts'
-import { openExecutor, removeTree } from '../../src/build/executor.ts'
+import { openExecutor } from '../../src/build/executor.ts'
+import { removeTree } from '../../src/files/workers/remove-job.ts'
 import { SEALED_METHODS, Builds, processesWith, readRun, uniqueSleep, until } from './builds.ts'
 
 test('executor: a plain build runs in a directory of the node', async () => {

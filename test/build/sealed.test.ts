@@ -4,7 +4,7 @@ import { chmod, lstat, mkdir, readFile, symlink, writeFile } from 'node:fs/promi
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test, type TestContext } from 'node:test'
-import { removeTree } from '../../src/build/executor.ts'
+import { removeTree } from '../../src/files/workers/remove-job.ts'
 import {
   Builds,
   processesWith,
