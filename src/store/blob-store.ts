@@ -6,6 +6,7 @@
  * found is therefore a value everywhere. A reader that has opened a blob keeps it to the end.
  */
 import type { BlobRef, Digest } from '../wire/digest.ts'
+import type { Entry } from '../wire/tree.ts'
 
 /** Part of a blob; without `lengthBytes` to its end. A range that begins beyond the end is empty. */
 export interface BlobRange {
@@ -60,6 +61,11 @@ export interface BlobStore extends AsyncDisposable {
    * writing. Throws MESH0207 for anything but a file that stays as it is.
    */
   putFile(path: string, options: { readonly move: boolean }): Promise<BlobRef>
+  /**
+   * Stores a file, a symbolic link, or a directory with all that is in it, by moving files in like `putFile`;
+   * what is left at `path` is nobody's any more. Throws MESH0207 for what no tree may hold.
+   */
+  putTree(path: string): Promise<Entry>
   /** False when it was not here. Open readers are not disturbed. */
   delete(digest: Digest): Promise<boolean>
   stats(): StoreStats

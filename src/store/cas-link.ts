@@ -8,8 +8,11 @@ import type { Logger } from 'pino'
 import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
 import {
+  CHUNKS_REPLY_BYTES_MAX,
   decodeCasFrame,
   encodeCasMessage,
+  FEATURE_CHUNKS,
+  FEATURE_SWARM,
   OFFER_ITEMS_MAX,
   type CasMessage,
 } from '../wire/cas-messages.ts'
@@ -19,6 +22,7 @@ import { SourceError, STALL_MS, type BlobSource } from './blob-source.ts'
 import type { BlobStore } from './blob-store.ts'
 import { CasAnswerer } from './cas/answerer.ts'
 import { CasAsker } from './cas/asker.ts'
+import type { SwarmDoor, SwarmLink, SwarmMessage } from './cas/swarm-door.ts'
 import { within } from './stall-limit.ts'
 
 /** Control frames waiting to be sent; a peer that lets more pile up is cut off. */
@@ -28,9 +32,12 @@ const OFFERS_MAX = 8
 /** An offer waits as long as the peer shows life: it may take hours to fetch. */
 const LIFE_MS = 15_000
 
-export interface CasLink {
-  /** The other end as a source. */
-  readonly source: BlobSource
+/** Questions for chunk lists that are being answered; more are told that there is none. */
+const LISTS_MAX = 8
+
+export interface CasLink extends SwarmLink {
+  /** Whether the peer announced the feature; false when the link ended before its hello. */
+  supports(feature: string): Promise<boolean>
   /**
    * Asks the peer to fetch these from here; resolves once it has all of them. Throws SourceError.
    */
@@ -44,6 +51,10 @@ export interface CasLinkOptions {
   /** Without one this end only asks. */
   readonly store?: BlobStore
   readonly mayRead?: (digest: Digest) => boolean
+  /** Encoded chunk lists of what is in the store, for peers that ask (wire/chunk-list.ts). */
+  readonly encodedListOf?: ((digest: Digest) => Promise<Uint8Array | undefined>) | undefined
+  /** The swarms that this end takes part in. */
+  readonly swarms?: SwarmDoor | undefined
   /** Fetches what the peer offers from `source`, which is that peer; without one offers are refused. */
   readonly onOffer?: (
     refs: readonly BlobRef[],
@@ -61,17 +72,23 @@ export function openCasLink(
 }
 
 class Link implements CasLink {
+  readonly peerId: string
   readonly source: CasAsker
   readonly closed: Promise<void>
   readonly #channel: FrameChannel
   readonly #clock: Clock
   readonly #log: Logger
   readonly #answerer: CasAnswerer | undefined
+  readonly #swarms: SwarmDoor | undefined
+  readonly #mayRead: CasLinkOptions['mayRead']
+  readonly #encodedListOf: CasLinkOptions['encodedListOf']
   readonly #onOffer: CasLinkOptions['onOffer']
+  readonly #features = Promise.withResolvers<readonly string[]>()
   readonly #control: Uint8Array[] = []
   readonly #offers = new Map<number, { resolve: () => void; reject: (error: Error) => void }>()
   readonly #ending = new AbortController()
   #offersTaken = 0
+  #listsAnswered = 0
   #lastOffer = 0
   #lastFrameAtMs: number
   #wake: (() => void) | undefined
@@ -86,16 +103,24 @@ class Link implements CasLink {
     this.#log = deps.log
     this.#lastFrameAtMs = deps.clock.nowMs()
     this.#onOffer = options.onOffer
+    this.#swarms = options.swarms
+    this.#mayRead = options.mayRead
+    this.#encodedListOf = options.encodedListOf
+    this.peerId = deps.channel.remotePeer
     if (options.store !== undefined)
       this.#answerer = new CasAnswerer(
-        { store: options.store, log: deps.log },
-        options.mayRead === undefined ? {} : { mayRead: options.mayRead },
+        { store: options.store, log: deps.log, swarms: options.swarms },
+        { peerId: this.peerId, mayRead: options.mayRead },
       )
     this.source = new CasAsker(
       { clock: deps.clock, sender: { send: (message) => this.#send(message) } },
-      { name: deps.channel.remotePeer },
+      { name: this.peerId, supports: (feature) => this.supports(feature) },
     )
-    this.#send({ type: 'hello', v: 1, features: [] })
+    const features = [
+      ...(options.swarms === undefined ? [] : [FEATURE_SWARM]),
+      ...(options.encodedListOf === undefined ? [] : [FEATURE_CHUNKS]),
+    ]
+    this.#send({ type: 'hello', v: 1, features })
     this.closed = Promise.all([this.#receiveAll(), this.#sendAll(), deps.channel.closed]).then(
       () => undefined,
     )
@@ -103,6 +128,14 @@ class Link implements CasLink {
 
   close(): void {
     this.#finish(new SourceError('failed', 'the connection was closed here'))
+  }
+
+  async supports(feature: string): Promise<boolean> {
+    return (await this.#features.promise).includes(feature)
+  }
+
+  tell(message: SwarmMessage): void {
+    this.#send(message)
   }
 
   async offer(
@@ -226,6 +259,14 @@ class Link implements CasLink {
         return this.#wakeSender()
       case 'cancel':
         return this.#answerer?.cancel(message.id)
+      case 'chunks':
+        return this.#answerList(message)
+      case 'chunksReply':
+        return this.source.onChunksReply(message)
+      case 'join':
+      case 'bits':
+      case 'leave':
+        return this.#swarms?.receive(message, this)
       case 'offer':
         return this.#takeOffer(message.id, message.refs)
       case 'offerReply':
@@ -233,6 +274,7 @@ class Link implements CasLink {
       case 'ping':
         return this.#send({ type: 'pong', id: message.id })
       case 'hello':
+        return this.#features.resolve(message.features)
       case 'pong':
     }
   }
@@ -248,6 +290,27 @@ class Link implements CasLink {
         id,
         bits: new Uint8Array(Math.ceil(message.digests.length / 8)),
       })
+  }
+
+  /** Beside everything else: the list may have to be made first. */
+  #answerList({ id, digest, offset }: Extract<CasMessage, { type: 'chunks' }>): void {
+    const reply = (list: Uint8Array = new Uint8Array()): void =>
+      this.#send({
+        type: 'chunksReply',
+        id,
+        size: list.byteLength,
+        bytes: new Uint8Array(list.subarray(offset, offset + CHUNKS_REPLY_BYTES_MAX)),
+      })
+    const isAllowed = this.#mayRead?.(digest) !== false
+    if (this.#encodedListOf === undefined || !isAllowed || this.#listsAnswered >= LISTS_MAX)
+      return reply()
+    this.#listsAnswered++
+    this.#encodedListOf(digest)
+      .then(reply, (error: unknown) => {
+        this.#log.warn({ err: error, digest }, 'chunk list could not be read for a peer')
+        reply()
+      })
+      .finally(() => this.#listsAnswered--)
   }
 
   #takeOffer(id: number, refs: readonly BlobRef[]): void {
@@ -278,6 +341,8 @@ class Link implements CasLink {
     this.source.end(reason)
     for (const { reject } of this.#offers.values()) reject(reason)
     this.#ending.abort(reason)
+    this.#features.resolve([])
+    this.#swarms?.linkEnded(this)
     this.#channel.close()
     this.#wakeSender()
   }

@@ -1,10 +1,12 @@
-/** What the parts of the store share about files: the error of a full disk, and small files written whole. */
+/** What the parts of the store share about disks: the error of a full one, free space, and small files written whole. */
 import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from 'node:fs'
+import { statfs } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { hasCode, MeshError, messageOf } from '../base/errors.ts'
 
 /** MESH0503 for a full disk or quota; any other error as it is. */
 export function diskError(error: unknown, directory: string): unknown {
-  if (!hasCode(error, 'ENOSPC', 'EDQUOT')) return error
+  if (!isDiskFull(error)) return error
   return new MeshError('MESH0503', `no room in ${directory}: ${messageOf(error)}`, {
     where: directory,
     cause: error,
@@ -12,7 +14,20 @@ export function diskError(error: unknown, directory: string): unknown {
   })
 }
 
-/** Replaces a small file: after a crash it has the old or the new content. */
+export const isDiskFull = (error: unknown): boolean => hasCode(error, 'ENOSPC', 'EDQUOT')
+
+export interface DiskSpace {
+  readonly totalBytes: number
+  /** What this user may still write. */
+  readonly freeBytes: number
+}
+
+export async function diskSpace(path: string): Promise<DiskSpace> {
+  const { blocks, bavail, bsize } = await statfs(path)
+  return { totalBytes: blocks * bsize, freeBytes: bavail * bsize }
+}
+
+/** Replaces a small file: after a crash it has the old or the new content; the new one from the return on. */
 export function replaceFile(path: string, text: string): void {
   const temporary = `${path}.new`
   const file = openSync(temporary, 'w', 0o644)
@@ -23,4 +38,15 @@ export function replaceFile(path: string, text: string): void {
     closeSync(file)
   }
   renameSync(temporary, path)
+  syncDirectory(dirname(path))
+}
+
+/** Makes the names in a directory survive a power cut. */
+export function syncDirectory(path: string): void {
+  const directory = openSync(path, 'r')
+  try {
+    fsyncSync(directory)
+  } finally {
+    closeSync(directory)
+  }
 }

@@ -11,6 +11,7 @@ import { MeshError, messageOf } from '../base/errors.ts'
 import type { Random } from '../base/random.ts'
 import { mapLimited } from '../files/map-limited.ts'
 import { OBJECT_BYTES_MAX } from '../wire/cbor.ts'
+import { isChunked, type ChunkList } from '../wire/chunk-list.ts'
 import { cidOf, type BlobRef, type Digest } from '../wire/digest.ts'
 import { blobOf, decodeTree, TREE_DEPTH_MAX, type Entry, type Tree } from '../wire/tree.ts'
 import { SMALL_BLOB_BYTES_MAX, SourceError, type BlobSource } from './blob-source.ts'
@@ -19,9 +20,10 @@ import { ByteWindow } from './byte-window.ts'
 import { asSourceError, Trail } from './fetch/trail.ts'
 import { batches } from './fetch/batches.ts'
 import { firstToBegin } from './fetch/hedge.ts'
-import { Pace, SLOW_BYTES_PER_S } from './fetch/pace.ts'
+import { BrokenOff, bytesFromAny } from './fetch/side-by-side.ts'
 import { SourceHealth } from './fetch/source-health.ts'
 import { orAborted, within } from './stall-limit.ts'
+import type { Swarms } from './swarm/swarms.ts'
 
 /** Blobs, or batches of small ones, that are fetched at a time. */
 const FETCHES_AT_ONCE = 8
@@ -37,11 +39,6 @@ export interface FetchedBytes {
   readonly mirror: number
 }
 
-interface Fetched {
-  readonly from: keyof FetchedBytes
-  readonly bytes: number
-}
-
 interface FetchOptions {
   /** Sources that probably have it, best first. */
   readonly hints?: readonly BlobSource[]
@@ -53,7 +50,7 @@ export interface Fetcher {
    * Resolves when the blob is in the store. Throws MESH0501 naming each source with its answer, MESH0503
    * for a full disk.
    */
-  fetch(ref: BlobRef, options: FetchOptions): Promise<Fetched>
+  fetch(ref: BlobRef, options: FetchOptions): Promise<FetchedBytes>
   /** All of them; what was fetched stays when one fails. */
   fetchAll(refs: readonly BlobRef[], options: FetchOptions): Promise<FetchedBytes>
   /** The blob of the entry and, for a directory, everything under it. */
@@ -74,6 +71,10 @@ interface FetcherDeps {
   readonly log: Logger
   readonly random: Random
   readonly locate?: Locate
+  /** What is known of sources, where others look at it too. */
+  readonly health?: SourceHealth
+  /** Big blobs are fetched in parts from many; without it, whole from one at a time. */
+  readonly swarms?: Pick<Swarms, 'fetch'> | undefined
 }
 
 export function openFetcher(
@@ -93,16 +94,16 @@ class StoreFetcher implements Fetcher {
   readonly #health: SourceHealth
   readonly #slots = new ByteWindow({ bytesMax: FETCHES_AT_ONCE })
   /** What is being fetched. Its failure is its starter's: others that wait for it try themselves then. */
-  readonly #flights = new Map<Digest, Promise<Fetched>>()
+  readonly #flights = new Map<Digest, Promise<FetchedBytes>>()
 
   constructor(deps: FetcherDeps, mirrors: readonly BlobSource[]) {
     this.#deps = deps
     this.#store = deps.store
     this.#mirrors = mirrors
-    this.#health = new SourceHealth({ random: deps.random })
+    this.#health = deps.health ?? new SourceHealth({ random: deps.random })
   }
 
-  fetch(ref: BlobRef, options: FetchOptions): Promise<Fetched> {
+  fetch(ref: BlobRef, options: FetchOptions): Promise<FetchedBytes> {
     return this.#fetchOnce(ref, options, this.#locator([ref], options.signal))
   }
 
@@ -111,11 +112,11 @@ class StoreFetcher implements Fetcher {
     options: FetchOptions,
     located: Located,
     results: ReadonlyMap<string, string> = new Map(),
-  ): Promise<Fetched> {
+  ): Promise<FetchedBytes> {
     for (;;) {
       options.signal.throwIfAborted()
       const sizeBytes = await this.#store.sizeOf(ref.digest)
-      if (sizeBytes === ref.size) return { from: 'local', bytes: ref.size }
+      if (sizeBytes === ref.size) return allFrom('local', ref)
       if (sizeBytes !== undefined)
         throw new MeshError(
           'MESH0501',
@@ -132,7 +133,7 @@ class StoreFetcher implements Fetcher {
     }
   }
 
-  #fly(digest: Digest, work: Promise<Fetched>): Promise<Fetched> {
+  #fly(digest: Digest, work: Promise<FetchedBytes>): Promise<FetchedBytes> {
     const flight = work.finally(() => this.#flights.delete(digest))
     this.#flights.set(digest, flight)
     flight.catch(() => undefined) // its starter has the error; there may be nobody else
@@ -144,17 +145,19 @@ class StoreFetcher implements Fetcher {
     options: FetchOptions,
     located: Located,
     results: ReadonlyMap<string, string>,
-  ): Promise<Fetched> {
+  ): Promise<FetchedBytes> {
     const { signal } = options
     await this.#slots.acquire(1, signal)
     try {
+      const inParts = await this.#fetchInParts(ref, options, located)
+      if (inParts !== undefined) return inParts
       const trail = this.#trail([ref], options, located, results)
       let mayMix = true
       for (;;) {
         const contributors: BlobSource[] = []
         try {
           await this.#store.put(this.#bytes(ref, trail, { contributors, mayMix, signal }), ref)
-          return { from: contributors.at(-1)?.kind ?? 'peer', bytes: ref.size }
+          return allFrom(contributors.at(-1)?.kind ?? 'peer', ref)
         } catch (error) {
           signal.throwIfAborted()
           if (error instanceof BrokenOff) continue
@@ -174,6 +177,64 @@ class StoreFetcher implements Fetcher {
     }
   }
 
+  /** In chunks from many; undefined where that does not work, and it has to come whole. */
+  async #fetchInParts(
+    ref: BlobRef,
+    options: FetchOptions,
+    located: Located,
+  ): Promise<FetchedBytes | undefined> {
+    const { swarms, log, clock } = this.#deps
+    if (swarms === undefined || !isChunked(ref.size)) return undefined
+    const found = await this.#findList(ref, options, located)
+    if (found === undefined) return undefined
+    let mirrorBytes = 0
+    const { end, localBytes } = await swarms.fetch(ref, found.list, {
+      stages: [
+        async () => [...(options.hints ?? []), ...((await located()).get(ref.digest) ?? [])],
+        async () => this.#mirrors,
+      ],
+      signal: options.signal,
+      onBytes: ({ kind }, byteCount) => {
+        this.totals[kind] += byteCount
+        if (kind === 'mirror') mirrorBytes += byteCount
+      },
+    })
+    if (end === 'done') {
+      const mirror = Math.min(mirrorBytes, ref.size - localBytes)
+      return { local: localBytes, mirror, peer: ref.size - localBytes - mirror }
+    }
+    log.info({ digest: ref.digest, end }, 'blob is fetched whole: in parts it could not be had')
+    if (end === 'list is wrong')
+      this.#health.note(found.source, 'wrong', clock.nowMs(), 'sent a wrong chunk list')
+    return undefined
+  }
+
+  /** The chunk list of the first source that gives one. */
+  async #findList(
+    ref: BlobRef,
+    options: FetchOptions,
+    located: Located,
+  ): Promise<{ readonly source: BlobSource; readonly list: ChunkList } | undefined> {
+    const isFit = (source: BlobSource): boolean => source.chunkList !== undefined
+    const begun = await firstToBegin(
+      { clock: this.#deps.clock, health: this.#health },
+      this.#trail([ref], options, located, new Map(), isFit),
+      async (source, signal) => {
+        const list = await source.chunkList?.(ref.digest, { signal })
+        return list === undefined ? undefined : onlyItem(list)
+      },
+      options.signal,
+    )
+    if (begun === undefined) return undefined
+    try {
+      for await (const list of begun.items)
+        if (list.size === ref.size) return { source: begun.source, list }
+      return undefined
+    } finally {
+      begun.close()
+    }
+  }
+
   #noteWrong(trail: Trail, source: BlobSource, error: unknown): void {
     trail.note(source, `sent wrong bytes: ${messageOf(error)}`)
     this.#health.note(source, 'wrong', this.#deps.clock.nowMs())
@@ -183,8 +244,7 @@ class StoreFetcher implements Fetcher {
     )
   }
 
-  /** The bytes from one source after the other. Throws MESH0501 when none is left. */
-  async *#bytes(
+  #bytes(
     ref: BlobRef,
     trail: Trail,
     options: {
@@ -192,52 +252,17 @@ class StoreFetcher implements Fetcher {
       readonly mayMix: boolean
       readonly signal: AbortSignal
     },
-  ): AsyncGenerator<Uint8Array> {
+  ): AsyncIterable<Uint8Array> {
     const { contributors, mayMix, signal } = options
-    let offsetBytes = 0
-    for (;;) {
-      const begun = await firstToBegin(
-        { clock: this.#deps.clock, health: this.#health },
-        trail,
-        (source, sourceSignal) => source.fetch(ref, { offsetBytes, signal: sourceSignal }),
-        signal,
-      )
-      if (begun === undefined) throw trail.notAvailable(ref)
-      const { source } = begun
-      contributors.push(source)
-      const beganAtBytes = offsetBytes
-      const pace = new Pace(this.#deps.clock)
-      try {
-        for await (const piece of begun.items) {
-          this.totals[source.kind] += piece.byteLength
-          offsetBytes += piece.byteLength
-          if (piece.byteLength > 0) yield piece
-          if (
-            offsetBytes < ref.size &&
-            mayMix &&
-            pace.isSlow(piece.byteLength) &&
-            !trail.isResumed(source)
-          )
-            throw new SourceError('failed', `sent less than ${SLOW_BYTES_PER_S / 1024} KiB/s`)
-        }
-        if (offsetBytes < ref.size)
-          throw new SourceError('failed', `ended after ${offsetBytes} of ${ref.size} bytes`)
-        this.#health.noteGood(source)
-        return
-      } catch (error) {
-        signal.throwIfAborted()
-        const { reason, message } = asSourceError(error)
-        trail.note(source, message, reason !== 'wrong' && mayMix && offsetBytes > beganAtBytes)
-        this.#health.note(source, reason, this.#deps.clock.nowMs())
-        this.#deps.log.debug(
-          { source: source.name, digest: ref.digest, offsetBytes, err: error },
-          'source broke off',
-        )
-        if (!mayMix && offsetBytes > 0) throw new BrokenOff()
-      } finally {
-        begun.close()
-      }
-    }
+    const { clock, log } = this.#deps
+    return bytesFromAny({ clock, log, health: this.#health }, trail, ref, {
+      mayMix,
+      signal,
+      onPiece: (source, byteCount, usedBytes) => {
+        this.totals[source.kind] += byteCount
+        if (usedBytes > 0 && !contributors.includes(source)) contributors.push(source)
+      },
+    })
   }
 
   async fetchAll(refs: readonly BlobRef[], options: FetchOptions): Promise<FetchedBytes> {
@@ -246,8 +271,10 @@ class StoreFetcher implements Fetcher {
     const sum = { local: 0, peer: 0, mirror: 0 }
     for (const { size } of new Map(refs.map((ref) => [ref.digest, ref])).values()) sum.local += size
     for (const { size } of missing) sum.local -= size
-    const add = ({ from, bytes }: Fetched): void => {
-      sum[from] += bytes
+    const add = ({ local, peer, mirror }: FetchedBytes): void => {
+      sum.local += local
+      sum.peer += peer
+      sum.mirror += mirror
     }
     const work = [
       ...batches(missing.filter((ref) => ref.size <= SMALL_BLOB_BYTES_MAX)),
@@ -267,10 +294,10 @@ class StoreFetcher implements Fetcher {
     batch: readonly BlobRef[],
     options: FetchOptions,
     located: Located,
-  ): Promise<Fetched[]> {
+  ): Promise<FetchedBytes[]> {
     const mine = batch.filter(({ digest }) => !this.#flights.has(digest))
     const mineAsked = new Set(mine)
-    const done = new Map<Digest, Fetched>()
+    const done = new Map<Digest, FetchedBytes>()
     const trail = this.#trail(
       mine,
       options,
@@ -296,7 +323,7 @@ class StoreFetcher implements Fetcher {
 
   async #fetchTogether(
     refs: readonly BlobRef[],
-    done: Map<Digest, Fetched>,
+    done: Map<Digest, FetchedBytes>,
     trail: Trail,
     signal: AbortSignal,
   ): Promise<void> {
@@ -328,7 +355,7 @@ class StoreFetcher implements Fetcher {
     items: AsyncIterable<{ readonly ref: BlobRef; readonly bytes: Uint8Array }>,
     state: {
       readonly rest: Map<Digest, BlobRef>
-      readonly done: Map<Digest, Fetched>
+      readonly done: Map<Digest, FetchedBytes>
       readonly trail: Trail
       readonly signal: AbortSignal
     },
@@ -353,7 +380,7 @@ class StoreFetcher implements Fetcher {
         if (!rest.has(ref.digest)) continue
         await this.#store.put(bytes, ref)
         rest.delete(ref.digest)
-        done.set(ref.digest, { from: source.kind, bytes: ref.size })
+        done.set(ref.digest, allFrom(source.kind, ref))
       }
       this.#health.noteGood(source)
     } catch (error) {
@@ -453,5 +480,10 @@ class StoreFetcher implements Fetcher {
   }
 }
 
-/** The one source that gave a beginning does not give the rest, and no other may. */
-class BrokenOff extends Error {}
+function allFrom(from: keyof FetchedBytes, { size }: BlobRef): FetchedBytes {
+  return { local: 0, peer: 0, mirror: 0, [from]: size }
+}
+
+async function* onlyItem<T>(item: T): AsyncGenerator<T> {
+  yield item
+}

@@ -3,142 +3,150 @@
  * answers what is there without a look at the disk.
  *
  * Commit: write under tmp/ while hashing, compare, rename to the final name, then tell the index. A crash
- * between two steps leaves either garbage in tmp/ or a file that the next start finds. Nothing is synced
- * per blob; a checkpoint every minute syncs what is new and moves the mark up to which recovery believes
- * the files.
+ * between two steps leaves either garbage in tmp/ or a file that recovery finds. Nothing is synced per blob;
+ * a checkpoint every minute syncs what is new. What may go when room is needed is decided in retention/.
  */
-import {
-  chmodSync,
-  closeSync,
-  constants,
-  copyFileSync,
-  existsSync,
-  fchownSync,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  utimesSync,
-} from 'node:fs'
-import { copyFile } from 'node:fs/promises'
-import type { Logger } from 'pino'
-import type { Clock, Timer } from '../base/clock.ts'
-import { hasCode, MeshError } from '../base/errors.ts'
+import { closeSync, constants, fstatSync, openSync, rmSync, statSync } from 'node:fs'
+import { MeshError } from '../base/errors.ts'
 import { collectBytes } from '../files/collect-bytes.ts'
-import { hashFile, identityOf } from '../files/ingest.ts'
-import { mapLimited, nextTurn } from '../files/map-limited.ts'
+import { nextTurn } from '../files/map-limited.ts'
 import type { BlobRef, Digest } from '../wire/digest.ts'
-import { openBlobIndex, type BlobIndex } from './blob-index.ts'
+import type { Entry } from '../wire/tree.ts'
 import type { BlobRange, BlobReader, BlobStore, StoredBlob, StoreStats } from './blob-store.ts'
-import { diskError } from './disk.ts'
+import { diskError, isDiskFull } from './disk.ts'
 import { releaseSource } from './expected.ts'
+import type { BlobFiles, Gone } from './fs/blob-files.ts'
+import { LINKS_MAX } from './fs/copy-file.ts'
 import { FileReader } from './fs/file-reader.ts'
-import { openToRead, readSmall, readWhole, syncFile } from './fs/file-reads.ts'
-import { FILE_TIME_SECONDS, finishFile, writeSmall, writeStream } from './fs/file-writer.ts'
-import { checkFormat, FsLayout, readCheckpoint, writeCheckpoint, writeFormat } from './fs/layout.ts'
-import { recover } from './fs/recovery.ts'
+import { openToRead, readSmall } from './fs/file-reads.ts'
+import { finishFile, writeSmall, writeStream } from './fs/file-writer.ts'
+import { Intake } from './fs/intake.ts'
+import {
+  openStoreParts,
+  type StoreDeps,
+  type StoreOptions,
+  type StoreParts,
+} from './fs/store-parts.ts'
+import type { GcReport, GcRequest } from './retention/collector.ts'
+import type { Amount, BlobClass } from './retention/gc-plan.ts'
+import type { Leases } from './retention/leases.ts'
+import { Listeners } from './retention/listeners.ts'
+import type { Pins } from './retention/pins.ts'
+import type { Reservation, Space } from './retention/space.ts'
 
 /** Up to this size a blob is written and read with calls that block: they are over before a thread has begun. */
 const SMALL_BYTES = 64 * 1024
-const CHECKPOINT_MS = 60_000
-/** Blobs committed since the last checkpoint; at this number `put` waits for the next. */
-const UNSYNCED_MAX = 200_000
-const SYNCS_AT_ONCE = 2
-/** Last use is kept this exactly, so that reading does not write. */
-const USED_RESOLUTION_MS = 60_000
-const EXECUTABLE_MODE = 0o555
 const LOOKUPS_PER_TURN = 1_000
+/** What is removed for a stream that found no room and did not say how long it is. */
+const STREAM_BYTES = 64 * 1024 * 1024
+
+/** What the disk is used for. */
+export interface StoreUsage {
+  /** Each blob in one class, the first that fits. */
+  readonly classes: Readonly<Record<BlobClass, Amount>>
+  readonly executables: Amount
+  readonly partial: Amount
+  readonly trash: Amount
+}
+
+/** A blob store with a disk to look after. */
+export interface FsBlobStore extends BlobStore {
+  readonly pins: Pins
+  readonly leases: Leases
+  /** Counts bytes that are about to be stored by other ways than `put`; like it, MESH0503 when they do not fit. */
+  reserve(sizeBytes: number): Promise<Reservation>
+  space(): Space
+  /** Told when the state of `space` changes. */
+  onSpace(listener: (space: Space) => void): Disposable
+  /** Told before the files of removed blobs go, and waited for; an error keeps them from being evicted. */
+  onGone(listener: (gone: Gone) => void | Promise<void>): Disposable
+  /** Told of each blob that was not here before, once a killed process does not lose it. */
+  onStored(listener: (ref: BlobRef) => void): Disposable
+  /**
+   * Makes a finished file of the store's own file system the blob. The caller has checked every byte of it,
+   * and nobody writes to it any more. MESH0502 when it has another size.
+   */
+  adopt(path: string, ref: BlobRef): Promise<void>
+  /** Removes the least recently used of what may go. One at a time; a million blobs take seconds. */
+  collect(request: GcRequest): Promise<GcReport>
+  /** A look at all blobs: seconds for a million. */
+  usage(): Promise<StoreUsage>
+  /** Hashes a blob soon, since what came of it was wrong; it is dropped if it is damaged. */
+  suspect(digest: Digest): void
+  /** Resolves when what an unclean stop left has been looked at. The store may be used before. */
+  readonly recovered: Promise<void>
+}
 
 /** Throws MESH0105 when another process has the store, MESH0106 when a newer version wrote it. */
 export async function openFsBlobStore(
-  deps: { readonly clock: Clock; readonly log: Logger },
-  options: { readonly directory: string },
-): Promise<BlobStore> {
-  const layout = new FsLayout(options.directory)
-  checkFormat(layout.directory)
+  deps: StoreDeps,
+  options: StoreOptions,
+): Promise<FsBlobStore> {
   try {
-    mkdirSync(layout.temporary, { recursive: true })
-    // From here on the store is ours alone.
-    const { index, isNew } = await openBlobIndex({ log: deps.log }, { directory: layout.index })
-    try {
-      writeFormat(layout.directory)
-      for (const name of readdirSync(layout.temporary))
-        rmSync(`${layout.temporary}/${name}`, { recursive: true, force: true })
-      const checkpoint = readCheckpoint(layout.directory)
-      const stats =
-        checkpoint.clean && !isNew
-          ? { count: checkpoint.count, bytes: checkpoint.bytes }
-          : await recover(
-              { layout, index, log: deps.log },
-              {
-                isIndexNew: isNew,
-                checkpointAtWallMs: checkpoint.atWallMs,
-                nowWallMs: deps.clock.wallMs(),
-              },
-            )
-      writeCheckpoint(layout.directory, { ...stats, atWallMs: checkpoint.atWallMs, clean: false })
-      return new FsBlobStore({ ...deps, layout, index }, stats, checkpoint.atWallMs)
-    } catch (error) {
-      await index.close()
-      throw error
-    }
+    return new FileStore(await openStoreParts(deps, options))
   } catch (error) {
-    throw diskError(error, layout.directory)
+    throw diskError(error, options.directory)
   }
 }
 
-class FsBlobStore implements BlobStore {
-  readonly #clock: Clock
-  readonly #log: Logger
-  readonly #layout: FsLayout
-  readonly #index: BlobIndex
-  #count: number
-  #bytes: number
-  #checkpointAtWallMs: number
-  #unsynced = new Set<Digest>()
-  #checkpointing: Promise<void> | undefined
-  #timer: Timer
-  #closing = false
+class FileStore implements FsBlobStore {
+  readonly #parts: StoreParts
+  readonly #files: BlobFiles
+  readonly #intake: Intake
+  readonly #stored = new Listeners<BlobRef>()
 
-  constructor(
-    deps: { clock: Clock; log: Logger; layout: FsLayout; index: BlobIndex },
-    stats: StoreStats,
-    checkpointAtWallMs: number,
-  ) {
-    this.#clock = deps.clock
-    this.#log = deps.log
-    this.#layout = deps.layout
-    this.#index = deps.index
-    this.#count = stats.count
-    this.#bytes = stats.bytes
-    this.#checkpointAtWallMs = checkpointAtWallMs
-    this.#timer = this.#scheduleCheckpoint()
+  constructor(parts: StoreParts) {
+    this.#parts = parts
+    this.#files = parts.files
+    const { workers, layout, keeper } = parts
+    this.#intake = new Intake({
+      workers,
+      newTemporary: () => layout.newTemporary(),
+      has: (digest) => this.has(digest),
+      reserve: (sizeBytes) => keeper.reserve(sizeBytes),
+      makeRoom: (sizeBytes) => keeper.makeRoom(sizeBytes),
+      commit: (path, ref) => this.#commit(path, ref),
+    })
+  }
+
+  get pins(): Pins {
+    return this.#parts.pins
+  }
+  get leases(): Leases {
+    return this.#parts.leases
+  }
+  get recovered(): Promise<void> {
+    return this.#parts.recovered
   }
 
   async has(digest: Digest): Promise<boolean> {
-    return this.#index.find(digest) !== undefined
+    return (await this.sizeOf(digest)) !== undefined
   }
 
   async sizeOf(digest: Digest): Promise<number | undefined> {
-    return this.#index.find(digest)?.sizeBytes
+    await this.#verify(digest)
+    return this.#files.find(digest)?.sizeBytes
   }
 
   async missing(refs: readonly BlobRef[]): Promise<BlobRef[]> {
     const missing = new Map<Digest, BlobRef>()
     for (const [at, ref] of refs.entries()) {
-      if (at % LOOKUPS_PER_TURN === LOOKUPS_PER_TURN - 1) await nextTurn()
-      if (this.#index.find(ref.digest) === undefined) missing.set(ref.digest, ref)
+      if (at % LOOKUPS_PER_TURN === LOOKUPS_PER_TURN - 1) {
+        await this.#parts.index.settle()
+        await nextTurn()
+      }
+      if (this.#parts.unverified.has(ref.digest)) await this.#verify(ref.digest)
+      // Who is told that it is here will not send it, and needs it soon: that is a use.
+      if (this.#files.use(ref.digest) === undefined) missing.set(ref.digest, ref)
     }
     return [...missing.values()]
   }
 
   async open(digest: Digest, range: BlobRange = {}): Promise<BlobReader | undefined> {
-    const sizeBytes = this.#use(digest)
+    await this.#verify(digest)
+    const sizeBytes = this.#files.use(digest)
     if (sizeBytes === undefined) return undefined
-    const path = this.#layout.blob(digest)
+    const path = this.#parts.layout.blob(digest)
     const file = await openToRead(path)
     if (file !== undefined && fstatSync(file).size === sizeBytes)
       return new FileReader(file, path, sizeBytes, range)
@@ -148,7 +156,8 @@ class FsBlobStore implements BlobStore {
   }
 
   async read(digest: Digest, bytesMax: number): Promise<Uint8Array | undefined> {
-    const sizeBytes = this.#use(digest)
+    await this.#verify(digest)
+    const sizeBytes = this.#files.use(digest)
     if (sizeBytes === undefined) return undefined
     if (sizeBytes > bytesMax)
       throw new MeshError(
@@ -156,7 +165,7 @@ class FsBlobStore implements BlobStore {
         `blob ${digest} has ${sizeBytes} bytes, at most ${bytesMax} are read at once`,
       )
     if (sizeBytes <= SMALL_BYTES) {
-      const bytes = readSmall(this.#layout.blob(digest), sizeBytes)
+      const bytes = readSmall(this.#parts.layout.blob(digest), sizeBytes)
       if (bytes === undefined) await this.#dropDamaged(digest)
       return bytes
     }
@@ -166,198 +175,200 @@ class FsBlobStore implements BlobStore {
   }
 
   async pathOf(digest: Digest, executable: boolean): Promise<string | undefined> {
-    const sizeBytes = this.#use(digest)
-    if (sizeBytes === undefined) return undefined
-    const path = this.#layout.blob(digest)
-    if (statSync(path, { throwIfNoEntry: false })?.size !== sizeBytes) {
+    await this.#verify(digest)
+    const size = this.#files.use(digest)
+    if (size === undefined) return undefined
+    const { layout, executables, keeper } = this.#parts
+    const path = layout.blob(digest)
+    const stat = statSync(path, { throwIfNoEntry: false })
+    if (stat?.size !== size) {
       await this.#dropDamaged(digest)
       return undefined
     }
-    if (!executable) return path
-    const executablePath = this.#layout.executable(digest)
-    if (!existsSync(executablePath)) await this.#makeExecutable(path, executablePath, sizeBytes)
-    return executablePath
-  }
-
-  async #makeExecutable(path: string, executablePath: string, sizeBytes: number): Promise<void> {
-    const temporary = this.#layout.newTemporary()
+    const existing = executable ? executables.find(digest) : path
+    const hasTooManyNames = !executable && stat.nlink >= LINKS_MAX
+    if (existing !== undefined && !hasTooManyNames) return existing
+    const reservation = await keeper.reserve(size)
     try {
-      if (sizeBytes <= SMALL_BYTES) copyFileSync(path, temporary)
-      else await copyFile(path, temporary, constants.COPYFILE_FICLONE)
-      utimesSync(temporary, FILE_TIME_SECONDS, FILE_TIME_SECONDS)
-      chmodSync(temporary, EXECUTABLE_MODE)
-      this.#layout.moveIn(temporary, executablePath)
+      if (!hasTooManyNames) return await executables.make({ digest, size })
+      await this.#files.breakLinks({ digest, size })
+      return path
     } catch (error) {
-      rmSync(temporary, { force: true })
-      throw diskError(error, this.#layout.directory)
+      throw diskError(error, layout.directory)
+    } finally {
+      reservation[Symbol.dispose]()
     }
   }
 
   async put(source: Uint8Array | AsyncIterable<Uint8Array>, expected?: BlobRef): Promise<BlobRef> {
-    if (expected !== undefined && this.#index.find(expected.digest)?.sizeBytes === expected.size) {
-      await releaseSource(source)
-      return expected
-    }
-    const temporary = this.#layout.newTemporary()
     try {
+      if (expected !== undefined && (await this.sizeOf(expected.digest)) === expected.size) {
+        await releaseSource(source)
+        return expected
+      }
       await this.#settle()
+      return source instanceof Uint8Array
+        ? await this.#putBytes(source, expected)
+        : await this.#putStream(source, expected)
+    } catch (error) {
+      throw diskError(error, this.#parts.layout.directory)
+    }
+  }
+
+  async #putBytes(bytes: Uint8Array, expected: BlobRef | undefined): Promise<BlobRef> {
+    using reservation = await this.#parts.keeper.reserve(bytes.byteLength)
+    try {
+      return await this.#write(bytes, expected, reservation)
+    } catch (error) {
+      if (!isDiskFull(error)) throw error
+      await this.#parts.keeper.makeRoom(bytes.byteLength)
+      return await this.#write(bytes, expected, reservation)
+    }
+  }
+
+  /** A stream comes once, so a disk that is full after all can only be cleared for the next. */
+  async #putStream(
+    source: AsyncIterable<Uint8Array>,
+    expected: BlobRef | undefined,
+  ): Promise<BlobRef> {
+    const { keeper } = this.#parts
+    try {
+      using reservation = await keeper.reserve(expected?.size ?? 0)
+      const bytes = expected === undefined ? keeper.reserveEach(source, reservation) : source
+      return await this.#write(bytes, expected, reservation)
+    } catch (error) {
+      await releaseSource(source)
+      if (isDiskFull(error)) await keeper.makeRoom(expected?.size ?? STREAM_BYTES)
+      throw error
+    }
+  }
+
+  /** The reservation ends where the blob itself counts. */
+  async #write(
+    source: Uint8Array | AsyncIterable<Uint8Array>,
+    expected: BlobRef | undefined,
+    reservation: Reservation,
+  ): Promise<BlobRef> {
+    const temporary = this.#parts.layout.newTemporary()
+    try {
       const ref =
         source instanceof Uint8Array && source.byteLength <= SMALL_BYTES
           ? writeSmall(temporary, source, expected)
-          : await writeStream(temporary, source, expected)
-      this.#commit(temporary, ref)
+          : await writeStream(temporary, source, expected, this.#parts.workers)
+      const committing = this.#commit(temporary, ref)
+      reservation[Symbol.dispose]()
+      await committing
       return ref
     } catch (error) {
       rmSync(temporary, { force: true })
-      throw diskError(error, this.#layout.directory)
+      throw error
     }
   }
 
   async putFile(path: string, options: { readonly move: boolean }): Promise<BlobRef> {
-    const { ref, identity } = await hashFile(path)
     try {
       await this.#settle()
-      const isHere = this.#index.find(ref.digest) !== undefined
-      // A file that is moved in takes the place of what is here: its bytes were hashed just now.
-      if (!(options.move && this.#adopt(path, ref, identity)) && !isHere)
-        await this.put(ref.size <= SMALL_BYTES ? readFileSync(path) : readWhole(path), ref)
-      if (options.move) rmSync(path, { force: true })
-      return ref
+      return await this.#intake.file(path, options)
     } catch (error) {
-      throw diskError(error, this.#layout.directory)
+      throw diskError(error, this.#parts.layout.directory)
     }
   }
 
-  /**
-   * Makes the file itself the blob, unless it is on another file system, or has another name through which
-   * it could be changed later, or cannot be made our own.
-   */
-  #adopt(path: string, ref: BlobRef, identity: string): boolean {
+  async putTree(path: string): Promise<Entry> {
+    try {
+      await this.#settle()
+      return await this.#intake.tree(path)
+    } catch (error) {
+      throw diskError(error, this.#parts.layout.directory)
+    }
+  }
+
+  async #commit(temporary: string, ref: BlobRef): Promise<void> {
+    const isWritten = this.#files.commit(temporary, ref)
+    this.#parts.unverified.forget(ref.digest)
+    this.#parts.keeper.wrote(ref.size)
+    if (await isWritten) await this.#stored.tell(ref)
+  }
+
+  async adopt(path: string, ref: BlobRef): Promise<void> {
     const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW)
     try {
-      const stat = fstatSync(file, { bigint: true })
-      if (identityOf(stat) !== identity)
-        throw new MeshError('MESH0207', `${path} changed while it was read`, { where: path })
-      if (stat.nlink !== 1n) return false
-      const uid = process.geteuid?.()
-      if (uid !== undefined && stat.uid !== BigInt(uid))
-        fchownSync(file, uid, process.getegid?.() ?? -1)
+      const sizeBytes = fstatSync(file).size
+      if (sizeBytes !== ref.size)
+        throw new MeshError('MESH0502', `${path} has ${sizeBytes} bytes, not ${ref.size}`)
       finishFile(file)
-      this.#commit(path, ref)
-      return true
-    } catch (error) {
-      if (hasCode(error, 'EXDEV', 'EPERM', 'EACCES')) return false
-      throw error
     } finally {
       closeSync(file)
     }
-  }
-
-  /** The last step of every way in. Synchronous: no other writer of the same blob comes between. */
-  #commit(temporary: string, ref: BlobRef): void {
-    const isHere = this.#index.find(ref.digest) !== undefined
-    // Also over what is here: that may have been damaged since, and these bytes were hashed just now.
-    this.#layout.moveIn(temporary, this.#layout.blob(ref.digest))
-    if (isHere) {
-      rmSync(this.#layout.executable(ref.digest), { force: true })
-      return
-    }
-    const nowWallMs = this.#clock.wallMs()
-    this.#index.set(ref.digest, {
-      sizeBytes: ref.size,
-      // After the checkpoint also when the wall clock was set back.
-      committedAtWallMs: Math.max(nowWallMs, this.#checkpointAtWallMs + 1),
-      usedAtWallMs: nowWallMs,
-    })
-    this.#unsynced.add(ref.digest)
-    this.#count++
-    this.#bytes += ref.size
+    await this.#commit(path, ref)
   }
 
   async delete(digest: Digest): Promise<boolean> {
-    const record = this.#index.find(digest)
-    if (record === undefined) return false
-    this.#index.set(digest, undefined)
-    this.#count--
-    this.#bytes -= record.sizeBytes
-    rmSync(this.#layout.executable(digest), { force: true })
-    rmSync(this.#layout.blob(digest), { force: true })
-    await this.#index.settle()
+    if (this.#files.find(digest) === undefined) return false
+    await this.#files.remove([digest], 'deleted')
     return true
   }
 
   stats(): StoreStats {
-    return { count: this.#count, bytes: this.#bytes }
+    return this.#parts.index.stats()
   }
 
   async *list(): AsyncGenerator<StoredBlob> {
-    await this.#index.flush()
-    for await (const [digest, record] of this.#index.entries())
-      yield { digest, size: record.sizeBytes, usedAtWallMs: record.usedAtWallMs }
+    for await (const batch of this.#parts.index.scan())
+      for (const [digest, { sizeBytes, usedAtMs }] of batch)
+        yield { digest, size: sizeBytes, usedAtWallMs: usedAtMs }
   }
 
-  /** The size, if it is here, noting the use. */
-  #use(digest: Digest): number | undefined {
-    const record = this.#index.find(digest)
-    if (record === undefined) return undefined
-    const nowWallMs = this.#clock.wallMs()
-    if (nowWallMs - record.usedAtWallMs >= USED_RESOLUTION_MS)
-      this.#index.set(digest, { ...record, usedAtWallMs: nowWallMs })
-    return record.sizeBytes
+  reserve(sizeBytes: number): Promise<Reservation> {
+    return this.#parts.keeper.reserve(sizeBytes)
+  }
+  space(): Space {
+    return this.#parts.meter.space()
+  }
+  onSpace(listener: (space: Space) => void): Disposable {
+    return this.#parts.meter.changes.add(listener)
+  }
+  onGone(listener: (gone: Gone) => void | Promise<void>): Disposable {
+    return this.#files.gone.add(listener)
+  }
+  onStored(listener: (ref: BlobRef) => void): Disposable {
+    return this.#stored.add(listener)
+  }
+  collect(request: GcRequest): Promise<GcReport> {
+    return this.#parts.keeper.collect(request)
+  }
+  suspect(digest: Digest): void {
+    this.#parts.scrubber.suspect(digest)
   }
 
-  async #dropDamaged(digest: Digest): Promise<void> {
-    this.#log.warn({ digest }, 'blob was missing or had another size and was dropped')
-    await this.delete(digest)
-  }
-
-  async #settle(): Promise<void> {
-    await this.#index.settle()
-    if (this.#unsynced.size >= UNSYNCED_MAX) await this.#checkpoint()
-  }
-
-  #scheduleCheckpoint(): Timer {
-    return this.#clock.setTimer(CHECKPOINT_MS, () => {
-      this.#checkpoint()
-        .catch((error: unknown) => this.#log.error({ err: error }, 'checkpoint failed'))
-        .finally(() => {
-          if (!this.#closing) this.#timer = this.#scheduleCheckpoint()
-        })
-    })
-  }
-
-  #checkpoint(): Promise<void> {
-    this.#checkpointing ??= this.#syncAll().finally(() => {
-      this.#checkpointing = undefined
-    })
-    return this.#checkpointing
-  }
-
-  /** Syncs what was committed before it began; blobs that come meanwhile are newer than the mark. */
-  async #syncAll(): Promise<void> {
-    if (this.#unsynced.size === 0) return
-    const digests = [...this.#unsynced]
-    const atWallMs = Math.max(this.#clock.wallMs(), this.#checkpointAtWallMs)
-    const previous = this.#checkpointAtWallMs
-    this.#unsynced = new Set()
-    this.#checkpointAtWallMs = atWallMs
-    try {
-      await mapLimited(digests, SYNCS_AT_ONCE, (digest) => syncFile(this.#layout.blob(digest)))
-      writeCheckpoint(this.#layout.directory, { ...this.stats(), atWallMs, clean: false })
-    } catch (error) {
-      this.#checkpointAtWallMs = previous
-      for (const digest of digests) this.#unsynced.add(digest)
-      throw error
+  async usage(): Promise<StoreUsage> {
+    const { executables, partials, trash } = this.#parts
+    const { classes } = await this.collect({ freeBytes: 0, takesRecent: false, isDryRun: true })
+    return {
+      classes,
+      executables: executables.stats(),
+      partial: await partials.measure(),
+      trash: await trash.stats(),
     }
   }
 
+  /** After an unclean stop, before the first use. */
+  async #verify(digest: Digest): Promise<void> {
+    const { unverified } = this.#parts
+    if (unverified.has(digest)) await unverified.check(digest)
+  }
+
+  /** What is not here any more was evicted meanwhile. */
+  async #dropDamaged(digest: Digest): Promise<void> {
+    await this.#files.dropDamaged(digest, 'it was missing or had another size')
+  }
+
+  async #settle(): Promise<void> {
+    await this.#parts.index.settle()
+    await this.#parts.checkpoints.settle()
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closing = true
-    this.#timer.cancel()
-    do await this.#checkpoint()
-    while (this.#unsynced.size > 0)
-    await this.#index.close()
-    const atWallMs = this.#checkpointAtWallMs
-    writeCheckpoint(this.#layout.directory, { ...this.stats(), atWallMs, clean: true })
+    await this.#parts[Symbol.asyncDispose]()
   }
 }

@@ -1,6 +1,6 @@
 /** Blobs in memory: a small real store for tests and simulations. */
 import { MeshError } from '../base/errors.ts'
-import { hashFile } from '../files/ingest.ts'
+import { hashFile, ingest } from '../files/ingest.ts'
 import { readFile, rm } from 'node:fs/promises'
 import { sha256, type BlobRef, type Digest } from '../wire/digest.ts'
 import type { BlobStore } from './blob-store.ts'
@@ -37,6 +37,13 @@ export function openMemoryBlobStore(options: { readonly bytesMax?: number } = {}
     return ref
   }
 
+  const putFile: BlobStore['putFile'] = async (path, { move }) => {
+    const { ref } = await hashFile(path)
+    await put(await readFile(path), ref)
+    if (move) await rm(path)
+    return ref
+  }
+
   return {
     has: async (digest) => blobs.has(digest),
     sizeOf: async (digest) => blobs.get(digest)?.byteLength,
@@ -69,12 +76,17 @@ export function openMemoryBlobStore(options: { readonly bytesMax?: number } = {}
     },
     pathOf: async () => undefined,
     put,
-    async putFile(path, { move }) {
-      const { ref } = await hashFile(path)
-      await put(await readFile(path), ref)
-      if (move) await rm(path)
-      return ref
-    },
+    putFile,
+    putTree: (path) =>
+      ingest(
+        {
+          file: (file) => putFile(file, { move: true }),
+          async tree(ref, bytes) {
+            await put(bytes, ref)
+          },
+        },
+        path,
+      ),
     async delete(digest) {
       const bytes = blobs.get(digest)
       totalBytes -= bytes?.byteLength ?? 0

@@ -50,6 +50,15 @@ const signed = (result: ActionResult): SignedResult =>
 const job = sha256('job')
 const key = (action: Digest): Buffer => Buffer.concat([Buffer.from('a'), digestBytes(action)])
 
+async function openRaw(directory: string): Promise<Level<Uint8Array, Uint8Array>> {
+  const db = new Level<Uint8Array, Uint8Array>(directory, {
+    keyEncoding: 'view',
+    valueEncoding: 'view',
+  })
+  await db.open()
+  return db
+}
+
 test('action-cache: finds by action and by job, also after a restart', async () => {
   using directory = temporaryDirectory()
   const actions = Array.from({ length: 10 }, (_, at) => sha256(`action ${at}`))
@@ -93,10 +102,7 @@ test('action-cache: does not believe its own disk', async () => {
     await using cache = await openActionCache({ log }, { directory: directory.path })
     await cache.put(signed(resultOf(sha256('x'), job)))
   }
-  const db = new Level<Uint8Array, Uint8Array>(directory.path, {
-    keyEncoding: 'view',
-    valueEncoding: 'view',
-  })
+  const db = await openRaw(directory.path)
   await db.put(key(sha256('x')), encodeSignedResult(signed(resultOf(sha256('y'), job))))
   await db.put(key(sha256('z')), Buffer.from('garbage'))
   await db.close()
@@ -124,4 +130,99 @@ test('action-cache: the oldest goes when it is full; a repeated one is replaced'
   await put(cache, 14)
   assert.equal(cache.count, 10)
   assert.deepEqual(await cache.actionsOf(job), [])
+})
+
+test('action-cache: a result goes with any of its outputs, and leaves no mention', async () => {
+  using directory = temporaryDirectory()
+  const [library, headers, other] = ['library', 'headers', 'other'].map((name) => sha256(name))
+  assert(library !== undefined && headers !== undefined && other !== undefined)
+  const outputs = (...digests: Digest[]): Pick<ActionResult, 'outputs'> => ({
+    outputs: Object.fromEntries(
+      digests.map((digest, at) => [`out${at}`, { kind: 'dir', digest, size: 1 }]),
+    ),
+  })
+  const results = {
+    both: outputs(library, headers),
+    same: outputs(library),
+    link: { outputs: { out: { kind: 'symlink' as const, target: 'x' } } },
+    rest: outputs(other),
+  }
+  {
+    await using cache = await openActionCache({ log }, { directory: directory.path })
+    for (const [name, changes] of Object.entries(results))
+      await cache.put(signed(resultOf(sha256(name), job, changes)))
+    // Rebuilt with another output: the old one is no output of it any more.
+    await cache.put(signed(resultOf(sha256('same'), job, outputs(headers))))
+    assert.equal(await cache.forgetOutputs([library, sha256('nothing')]), 1)
+    assert.equal(await cache.find(sha256('both')), undefined)
+    assert.deepEqual(
+      await cache.actionsOf(job),
+      ['same', 'rest', 'link'].map((name) => sha256(name)),
+    )
+  }
+  {
+    await using cache = await openActionCache({ log }, { directory: directory.path })
+    assert.equal(cache.count, 3)
+    assert.equal(await cache.forgetOutputs([headers, other]), 2)
+    assert.equal(await cache.forgetOutputs([headers, other]), 0)
+    assert.equal(await cache.forgetOutputs([]), 0)
+    assert.deepEqual(await cache.actionsOf(job), [sha256('link')])
+    await cache.put(signed(resultOf(sha256('both'), job, results.both)))
+    assert.equal(cache.count, 2)
+  }
+  const db = await openRaw(directory.path)
+  const kinds = (await db.keys().all()).map((found) => String.fromCharCode(found[0] ?? 0)).join('')
+  await db.close()
+  assert.equal(kinds, 'aaddjmooss')
+})
+
+test('action-cache: the oldest goes also when others went before it', async () => {
+  using directory = temporaryDirectory()
+  await using cache = await openActionCache({ log }, { directory: directory.path, countMax: 3 })
+  const put = (name: string) =>
+    cache.put(
+      signed(
+        resultOf(sha256(name), job, {
+          outputs: { out: { kind: 'dir', digest: sha256(`output of ${name}`), size: 1 } },
+        }),
+      ),
+    )
+  for (const name of ['a', 'b', 'c']) await put(name)
+  await cache.forgetOutputs([sha256('output of a')])
+  await put('a')
+  await put('d')
+  assert.deepEqual(
+    await Promise.all(
+      ['a', 'b', 'c', 'd'].map(async (name) => (await cache.find(sha256(name))) !== undefined),
+    ),
+    [true, false, true, true],
+  )
+  assert.equal(cache.count, 3)
+})
+
+test('action-cache: one of a version that knew no outputs is read once, and damaged results go', async () => {
+  using directory = temporaryDirectory()
+  const results = ['x', 'y', 'z'].map((name) => signed(resultOf(sha256(name), job)))
+  {
+    const db = await openRaw(directory.path)
+    for (const [at, name] of ['x', 'y', 'z', 'vanished'].entries()) {
+      const order = Buffer.alloc(9, 'o')
+      order.writeBigUInt64BE(BigInt(at), 1)
+      await db.put(order, digestBytes(sha256(name)))
+      const result = results[at]
+      if (result !== undefined) await db.put(key(sha256(name)), encodeSignedResult(result))
+    }
+    await db.put(key(sha256('y')), Buffer.from('garbage'))
+    const actions = ['z', 'y', 'x'].map((name) => digestBytes(sha256(name)))
+    await db.put(Buffer.concat([Buffer.from('j'), digestBytes(job)]), Buffer.concat(actions))
+    await db.close()
+  }
+  {
+    await using cache = await openActionCache({ log }, { directory: directory.path })
+    assert.equal(cache.count, 2)
+    assert.deepEqual(await cache.actionsOf(job), [sha256('z'), sha256('x')])
+  }
+  await using cache = await openActionCache({ log }, { directory: directory.path })
+  assert.equal(await cache.forgetOutputs([EMPTY_DIGEST]), 2)
+  assert.equal(cache.count, 0)
 })

@@ -119,6 +119,41 @@ test('cas-link: a small blob does not wait behind a big one', async () => {
   assert(smallAt !== undefined && smallAt <= 8 * 1024 * 1024, `after ${smallAt} bytes`)
 })
 
+test('cas-link: an urgent blob waits for a few frames, however much of a big one is asked for', async () => {
+  const store = openMemoryBlobStore()
+  const big = await store.put(bytesOf(64_000_000))
+  const small = await store.put(text('urgent'))
+  const [channel, remote] = memoryChannels()
+  openCasLink({ channel, clock: systemClock(), log }, { store })
+  await remote.send(encodeCasMessage({ type: 'hello', v: 1, features: [] }))
+  const get = (id: number, { digest, size }: BlobRef, offset: number, length: number): void =>
+    void remote.send(
+      encodeCasMessage({ type: 'get', id, items: [{ digest, size, offset, length }] }),
+    )
+  for (let id = 0; id < 60; id++) get(id, big, id * 1_000_000, 1_000_000)
+  const next = async (): Promise<ReturnType<typeof decodeCasFrame>> =>
+    decodeCasFrame((await remote.receive()) ?? assert.fail())
+  for (let frames = 0; frames < 5; frames++) await next()
+  get(60, small, 0, small.size)
+  // What is read ahead, and what the channel holds.
+  const aheadMax = 2 + Math.ceil((1024 * 1024) / (128 * 1024))
+  const waited: number[] = []
+  for (let isThere = false; !isThere;) {
+    const message = await next()
+    assert(message?.type === 'data')
+    isThere = message.pieces.some(({ id }) => id === 60)
+    waited.push(...message.pieces.map(({ id }) => id))
+  }
+  assert(waited.length <= aheadMax, `after ${waited.length} pieces`)
+  // The parts of one blob come in order.
+  const inOrder = waited.filter((id) => id < 60)
+  assert.deepEqual(
+    inOrder,
+    inOrder.toSorted((a, b) => a - b),
+  )
+  channel.close()
+})
+
 test('cas-link: a reader that stops holds up nobody and no memory', async () => {
   const store = openMemoryBlobStore()
   const big = await store.put(bytesOf(64_000_000))

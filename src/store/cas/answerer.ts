@@ -1,6 +1,7 @@
 /**
- * The answering half of `/mesh/cas/1`: reads the store and makes frames, one request after the other, a
- * part of each at a time, so that a small blob never waits behind a big one.
+ * The answering half of `/mesh/cas/1`: reads the store and makes frames, a part of each request at a time, so
+ * that a small blob never waits behind a big one. Requests for one big blob are answered in their order: two
+ * halves of it serve nobody.
  *
  * A big blob stays open between two parts, one per request at the most.
  */
@@ -15,6 +16,7 @@ import {
 import type { Digest } from '../../wire/digest.ts'
 import { SMALL_BLOB_BYTES_MAX } from '../blob-source.ts'
 import type { BlobStore } from '../blob-store.ts'
+import type { SwarmDoor } from './swarm-door.ts'
 
 /** Open requests of one peer; one that asks more is cut off. */
 const REQUESTS_OPEN_MAX = 64
@@ -43,15 +45,27 @@ type Open = OpenGet | { readonly kind: 'have'; readonly message: HaveMessage }
 export class CasAnswerer {
   readonly #store: BlobStore
   readonly #mayRead: (digest: Digest) => boolean
+  readonly #swarms: SwarmDoor | undefined
+  readonly #peerId: string
   readonly #log: Logger
-  /** The next one to be served is first. */
   readonly #open = new Map<number, Open>()
+  /** What takes turns; the next one is first. Each holds the requests for one big blob, or one request. */
+  readonly #lanes = new Map<string, Open[]>()
 
   constructor(
-    deps: { readonly store: BlobStore; readonly log: Logger },
-    options: { readonly mayRead?: (digest: Digest) => boolean },
+    deps: {
+      readonly store: BlobStore
+      readonly log: Logger
+      readonly swarms?: SwarmDoor | undefined
+    },
+    options: {
+      readonly peerId: string
+      readonly mayRead?: ((digest: Digest) => boolean) | undefined
+    },
   ) {
     this.#store = deps.store
+    this.#swarms = deps.swarms
+    this.#peerId = options.peerId
     this.#log = deps.log
     this.#mayRead = options.mayRead ?? (() => true)
   }
@@ -63,19 +77,33 @@ export class CasAnswerer {
   /** False when the peer breaks the rules. */
   add(message: GetMessage | HaveMessage): boolean {
     if (this.#open.size >= REQUESTS_OPEN_MAX || this.#open.has(message.id)) return false
-    this.#open.set(
-      message.id,
+    const request: Open =
       message.type === 'get'
         ? { kind: 'get', message, nextItem: 0, sentBytes: 0, reading: undefined }
-        : { kind: 'have', message },
-    )
+        : { kind: 'have', message }
+    this.#open.set(message.id, request)
+    if (message.type === 'get')
+      for (const { digest, offset, length } of message.items)
+        this.#swarms?.asked(this.#peerId, digest, offset, length)
+    const lane = this.#lanes.get(laneOf(request))
+    if (lane === undefined) this.#lanes.set(laneOf(request), [request])
+    else lane.push(request)
     return true
   }
 
   cancel(id: number): void {
     const request = this.#open.get(id)
-    this.#open.delete(id)
-    if (request?.kind === 'get') this.#stopReading(request)
+    if (request === undefined) return
+    this.#remove(request)
+    if (request.kind === 'get') this.#stopReading(request)
+  }
+
+  #remove(request: Open): void {
+    this.#open.delete(request.message.id)
+    const key = laneOf(request)
+    const rest = this.#lanes.get(key)?.filter((other) => other !== request) ?? []
+    if (rest.length === 0) this.#lanes.delete(key)
+    else this.#lanes.set(key, rest)
   }
 
   end(): void {
@@ -94,20 +122,21 @@ export class CasAnswerer {
 
   /** What to send next; an empty list when nothing is open. */
   async nextFrames(): Promise<Uint8Array[]> {
-    const [request] = this.#open.values()
-    if (request === undefined) return []
-    const { id } = request.message
+    const [turn] = this.#lanes
+    const request = turn?.[1][0]
+    if (turn === undefined || request === undefined) return []
     // To the end of the line, before anything is awaited.
-    this.#open.delete(id)
-    this.#open.set(id, request)
+    const [key, lane] = turn
+    this.#lanes.delete(key)
+    this.#lanes.set(key, lane)
     if (request.kind === 'have') {
-      this.#open.delete(id)
+      this.#remove(request)
       return [await this.#answerHave(request.message)]
     }
     const frames = await this.#serve(request)
-    const isCancelled = this.#open.get(id) !== request
+    const isCancelled = this.#open.get(request.message.id) !== request
     if (isCancelled) this.#stopReading(request)
-    if (request.nextItem === request.message.items.length && !isCancelled) this.#open.delete(id)
+    else if (request.nextItem === request.message.items.length) this.#remove(request)
     return isCancelled ? [] : frames
   }
 
@@ -142,6 +171,7 @@ export class CasAnswerer {
         request.sentBytes = 0
         continue
       }
+      this.#swarms?.sent(this.#peerId, item.digest, offset, bytes.byteLength)
       request.sentBytes += bytes.byteLength
       frameBytes += bytes.byteLength
       const isLast = request.sentBytes === item.length
@@ -166,9 +196,15 @@ export class CasAnswerer {
     bytesMax: number,
   ): Promise<Uint8Array | Why> {
     if (!this.#mayRead(digest)) return 'denied'
+    const isFirst = request.sentBytes === 0
+    if (isFirst && this.#swarms?.mayGive(this.#peerId, digest, offsetBytes, length) === false)
+      return 'later'
     try {
       if (request.reading === undefined) {
-        if ((await this.#store.sizeOf(digest)) !== size) return 'absent'
+        const storedBytes = await this.#store.sizeOf(digest)
+        if (storedBytes === undefined)
+          return (await this.#swarms?.read(digest, offsetBytes, bytesMax)) ?? 'absent'
+        if (storedBytes !== size) return 'absent'
         if (size <= SMALL_BLOB_BYTES_MAX && length === size && bytesMax === size)
           return (await this.#store.read(digest, size)) ?? 'absent'
         const lengthBytes = length - request.sentBytes
@@ -191,4 +227,10 @@ export class CasAnswerer {
       return 'failed'
     }
   }
+}
+
+function laneOf({ message }: Open): string {
+  const [item, ...others] = message.type === 'get' ? message.items : []
+  const isBig = item !== undefined && others.length === 0 && item.size > SMALL_BLOB_BYTES_MAX
+  return isBig ? item.digest : String(message.id)
 }

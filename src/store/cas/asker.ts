@@ -4,18 +4,29 @@
  * It never has more bytes under way or waiting to be read than its window: big blobs are asked for in
  * slices, small ones in batches, a few of them ahead. Each request fails on its own.
  */
-import { BoundedQueue } from '../../base/bounded-queue.ts'
 import type { Clock } from '../../base/clock.ts'
 import {
+  FEATURE_CHUNKS,
   GET_ITEMS_MAX,
   HAVE_ITEMS_MAX,
   type CasMessage,
   type DataPiece,
 } from '../../wire/cas-messages.ts'
+import type { ChunkList } from '../../wire/chunk-list.ts'
 import type { BlobRef, Digest } from '../../wire/digest.ts'
-import { SMALL_BLOB_BYTES_MAX, SourceError, STALL_MS, type BlobSource } from '../blob-source.ts'
+import {
+  LIST_MS,
+  SMALL_BLOB_BYTES_MAX,
+  SourceError,
+  STALL_MS,
+  type BlobSource,
+  type FetchRange,
+} from '../blob-source.ts'
 import { ByteWindow } from '../byte-window.ts'
-import { within } from '../stall-limit.ts'
+import { orAborted, within } from '../stall-limit.ts'
+import { Get, type ItemEvent, type Range } from './get.ts'
+import { receivedChunkList } from './received-chunk-list.ts'
+import { Replies } from './replies.ts'
 
 /** Bytes asked for and not yet taken by their reader, over all requests. */
 const ASKED_BYTES_MAX = 8 * 1024 * 1024
@@ -25,27 +36,10 @@ const BATCH_BYTES = 2 * 1024 * 1024
 const AHEAD_MAX = 4
 /** Open requests of all kinds; below what the answering half accepts. */
 const REQUESTS_MAX = 48
-/** Pieces of one request that wait for their reader. Honest peers cut an item at most in two. */
-const PIECES_MAX = 2 * GET_ITEMS_MAX + 2
 /** A peer that is busy with our other requests may let one wait this long. */
 const TURN_MS = 60_000
 
-interface Range extends BlobRef {
-  readonly offset: number
-  readonly length: number
-}
-type ItemEvent =
-  | {
-      readonly kind: 'bytes'
-      readonly item: number
-      readonly bytes: Uint8Array
-      readonly isLast: boolean
-    }
-  | {
-      readonly kind: 'no'
-      readonly item: number
-      readonly why: 'absent' | 'denied' | 'busy' | 'failed'
-    }
+type ChunksReply = Extract<CasMessage, { type: 'chunksReply' }>
 
 interface Sender {
   /** Queues a frame of ours. */
@@ -57,31 +51,32 @@ export class CasAsker implements BlobSource {
   readonly kind = 'peer'
   readonly #clock: Clock
   readonly #sender: Sender
+  readonly #supports: (feature: string) => Promise<boolean>
   readonly #window = new ByteWindow({ bytesMax: ASKED_BYTES_MAX })
   readonly #slots = new ByteWindow({ bytesMax: REQUESTS_MAX })
   readonly #gets = new Map<number, Get>()
-  readonly #haves = new Map<
-    number,
-    { resolve: (bits: Uint8Array) => void; reject: (error: Error) => void }
-  >()
+  readonly #haves = new Replies<Uint8Array>()
+  readonly #lists = new Replies<ChunksReply>()
   #lastId = 0
   #lastDataAtMs = 0
   #ended: SourceError | undefined
 
   constructor(
     deps: { readonly clock: Clock; readonly sender: Sender },
-    options: { readonly name: string },
+    options: {
+      readonly name: string
+      /** Whether the peer announced a feature; settles with its hello, or the end of the channel. */
+      readonly supports: (feature: string) => Promise<boolean>
+    },
   ) {
     this.name = options.name
+    this.#supports = options.supports
     this.#clock = deps.clock
     this.#sender = deps.sender
   }
 
-  async fetch(
-    ref: BlobRef,
-    { offsetBytes, signal }: { readonly offsetBytes: number; readonly signal: AbortSignal },
-  ): Promise<AsyncIterable<Uint8Array> | undefined> {
-    const bytes = this.#slices(ref, offsetBytes, signal)
+  async fetch(ref: BlobRef, range: FetchRange): Promise<AsyncIterable<Uint8Array> | undefined> {
+    const bytes = this.#slices(ref, range)
     const first = await bytes.next()
     if (first.done === true) {
       // An empty rest comes as one empty piece; no piece at all is a blob that is not there.
@@ -98,14 +93,10 @@ export class CasAsker implements BlobSource {
   }
 
   /** The bytes in order; nothing at all when the peer does not have the blob. */
-  async *#slices(
-    ref: BlobRef,
-    offsetBytes: number,
-    signal: AbortSignal,
-  ): AsyncGenerator<Uint8Array> {
-    const ranges = sliced(ref, offsetBytes)
+  async *#slices(ref: BlobRef, range: FetchRange): AsyncGenerator<Uint8Array> {
+    const slices = sliced(ref, range)
     let isFirst = true
-    for await (const { event } of this.#inOrder(ranges, (range) => [range], signal)) {
+    for await (const { event } of this.#inOrder(slices, (slice) => [slice], range.signal)) {
       if (event.kind === 'no') {
         if (isFirst && event.why !== 'failed') return
         throw new SourceError('failed', `stopped with "${event.why}" in the middle`)
@@ -220,20 +211,55 @@ export class CasAsker implements BlobSource {
   }
 
   async #askHave(digests: Digest[], signal: AbortSignal): Promise<Uint8Array> {
+    return this.#ask(
+      this.#haves,
+      (id) => ({ type: 'have', id, digests }),
+      signal,
+      (answer) => this.#wait(answer),
+    )
+  }
+
+  async chunkList(
+    digest: Digest,
+    { signal }: { readonly signal: AbortSignal },
+  ): Promise<ChunkList | undefined> {
+    if (!(await orAborted(this.#supports(FEATURE_CHUNKS), signal))) return undefined
+    const parts: Uint8Array[] = []
+    let offset = 0
+    for (let sizeBytes = 1; offset < sizeBytes;) {
+      const from = offset
+      const reply = await this.#ask(
+        this.#lists,
+        (id) => ({ type: 'chunks', id, digest, offset: from }),
+        signal,
+        // It may have to be made first.
+        (answer) => within(this.#clock, answer, LIST_MS, () => stalled(LIST_MS)),
+      )
+      if (reply.size === 0) return undefined
+      sizeBytes = reply.size
+      offset += reply.bytes.byteLength
+      if (reply.bytes.byteLength === 0 || offset > sizeBytes)
+        throw new SourceError('wrong', `sent a chunk list of ${offset} of ${sizeBytes} bytes`)
+      parts.push(reply.bytes)
+    }
+    return receivedChunkList(digest, new Uint8Array(Buffer.concat(parts)))
+  }
+
+  async #ask<T>(
+    replies: Replies<T>,
+    question: (id: number) => CasMessage,
+    signal: AbortSignal,
+    wait: (answer: Promise<T>) => Promise<T>,
+  ): Promise<T> {
     await this.#slots.acquire(1, signal)
     const id = this.#newId()
-    const onAbort = (): void => this.#haves.get(id)?.reject(signal.reason)
-    signal.addEventListener('abort', onAbort, { once: true })
     try {
-      const answer = new Promise<Uint8Array>((resolve, reject) => {
-        this.#haves.set(id, { resolve, reject })
-      })
+      const answer = replies.expect(id, signal)
       if (this.#ended !== undefined) throw this.#ended
-      this.#sender.send({ type: 'have', id, digests })
-      return await this.#wait(answer)
+      this.#sender.send(question(id))
+      return await wait(answer)
     } finally {
-      signal.removeEventListener('abort', onAbort)
-      this.#haves.delete(id)
+      replies.forget(id)
       this.#slots.release(1)
     }
   }
@@ -241,9 +267,8 @@ export class CasAsker implements BlobSource {
   /** Waits for an answer: 5 s of silence on the channel, or a minute without our turn, is a stall. */
   async #wait<T>(promise: Promise<T>): Promise<T> {
     const startedAtMs = this.#clock.nowMs()
-    let stalled: SourceError | undefined
-    const late = (): SourceError =>
-      (stalled = new SourceError('stalled', `sent nothing for ${STALL_MS / 1000} s`))
+    let silence: SourceError | undefined
+    const late = (): SourceError => (silence = stalled(STALL_MS))
     for (;;) {
       try {
         return await within(this.#clock, promise, STALL_MS, late)
@@ -251,7 +276,7 @@ export class CasAsker implements BlobSource {
         const nowMs = this.#clock.nowMs()
         const isServingOthers =
           nowMs - this.#lastDataAtMs < STALL_MS && nowMs - startedAtMs < TURN_MS
-        if (error !== stalled || !isServingOthers) throw error
+        if (error !== silence || !isServingOthers) throw error
       }
     }
   }
@@ -271,121 +296,34 @@ export class CasAsker implements BlobSource {
   }
 
   onHaveReply(message: Extract<CasMessage, { type: 'haveReply' }>): void {
-    this.#haves.get(message.id)?.resolve(message.bits)
+    this.#haves.settle(message.id, message.bits)
+  }
+
+  onChunksReply(message: ChunksReply): void {
+    this.#lists.settle(message.id, message)
   }
 
   /** The channel is over: everything open and everything later fails with `reason`. */
   end(reason: SourceError): void {
     this.#ended ??= reason
     for (const get of this.#gets.values()) get.fail(reason)
-    for (const { reject } of this.#haves.values()) reject(reason)
+    this.#haves.fail(reason)
+    this.#lists.fail(reason)
   }
 }
 
-interface GetHooks {
-  readonly signal: AbortSignal
-  wait<T>(promise: Promise<T>): Promise<T>
-  /** The reader took bytes, or will never take them. */
-  taken(byteCount: number): void
-  closed(isComplete: boolean): void
-}
-
-/** One GET: checks what arrives against what was asked, and holds it until it is read. */
-class Get {
-  readonly #items: { readonly range: Range; receivedBytes: number; isDone: boolean }[]
-  readonly #events = new BoundedQueue<ItemEvent>({ lengthMax: PIECES_MAX })
-  readonly #hooks: GetHooks
-  readonly #onAbort: () => void
-  /** Items whose end was not read yet. */
-  #unreadItems: number
-  #untakenBytes: number
-  #error: unknown
-  #isClosed = false
-
-  constructor(ranges: readonly Range[], hooks: GetHooks) {
-    this.#items = ranges.map((range) => ({ range, receivedBytes: 0, isDone: false }))
-    this.#unreadItems = ranges.length
-    this.#untakenBytes = ranges.reduce((sum, { length }) => sum + length, 0)
-    this.#hooks = hooks
-    this.#onAbort = () => this.fail(hooks.signal.reason)
-    hooks.signal.addEventListener('abort', this.#onAbort, { once: true })
-  }
-
-  onPiece({ item, offset, isLast, bytes }: DataPiece): void {
-    const state = this.#items[item]
-    const isExpected =
-      state !== undefined &&
-      !state.isDone &&
-      offset === state.range.offset + state.receivedBytes &&
-      state.receivedBytes + bytes.byteLength <= state.range.length &&
-      isLast === (state.receivedBytes + bytes.byteLength === state.range.length) &&
-      (isLast || bytes.byteLength > 0)
-    if (!isExpected) {
-      this.fail(
-        new SourceError(
-          'wrong',
-          `sent ${bytes.byteLength} bytes at ${offset} that were not asked for`,
-        ),
-      )
-      return
-    }
-    state.receivedBytes += bytes.byteLength
-    state.isDone = isLast
-    this.#push({ kind: 'bytes', item, bytes, isLast })
-  }
-
-  onNo(item: number, why: 'absent' | 'denied' | 'busy' | 'failed'): void {
-    const state = this.#items[item]
-    if (state === undefined || state.isDone) {
-      this.fail(new SourceError('wrong', `refused item ${item}, which is not open`))
-      return
-    }
-    state.isDone = true
-    this.#push({ kind: 'no', item, why })
-  }
-
-  #push(event: ItemEvent): void {
-    if (!this.#events.push(event)) this.fail(new SourceError('wrong', 'sent too many small pieces'))
-  }
-
-  /** The next event, or undefined when every item has ended. */
-  async next(): Promise<ItemEvent | undefined> {
-    if (this.#unreadItems === 0) return undefined
-    let event: ItemEvent | undefined
-    try {
-      if (this.#error === undefined) event = await this.#hooks.wait(this.#events.shift())
-    } catch (error) {
-      this.fail(error)
-    }
-    if (event === undefined || this.#error !== undefined) throw this.#error
-    const byteCount = event.kind === 'bytes' ? event.bytes.byteLength : 0
-    this.#untakenBytes -= byteCount
-    this.#hooks.taken(byteCount)
-    if (event.kind === 'no' || event.isLast) this.#unreadItems--
-    return event
-  }
-
-  fail(error: unknown): void {
-    this.#error ??= error
-    this.close()
-  }
-
-  /** Gives back what it held; tells the peer unless all was received. Idempotent. */
-  close(): void {
-    if (this.#isClosed) return
-    this.#isClosed = true
-    this.#hooks.signal.removeEventListener('abort', this.#onAbort)
-    this.#events.close()
-    this.#hooks.taken(this.#untakenBytes)
-    this.#untakenBytes = 0
-    this.#hooks.closed(this.#items.every(({ isDone }) => isDone))
-  }
+function stalled(limitMs: number): SourceError {
+  return new SourceError('stalled', `sent nothing for ${limitMs / 1000} s`)
 }
 
 /** At least one range, so that presence is asked for also when no byte is. */
-function* sliced(ref: BlobRef, offsetBytes: number): Generator<Range> {
-  for (let offset = offsetBytes; offset < ref.size || offset === offsetBytes; offset += SLICE_BYTES)
-    yield { ...ref, offset, length: Math.min(SLICE_BYTES, ref.size - offset) }
+function* sliced(
+  { digest, size }: BlobRef,
+  { offsetBytes, lengthBytes = size - offsetBytes }: FetchRange,
+): Generator<Range> {
+  const endBytes = offsetBytes + lengthBytes
+  for (let offset = offsetBytes; offset < endBytes || offset === offsetBytes; offset += SLICE_BYTES)
+    yield { digest, size, offset, length: Math.min(SLICE_BYTES, endBytes - offset) }
 }
 
 function wholes(batch: readonly BlobRef[]): Range[] {

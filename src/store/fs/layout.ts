@@ -1,10 +1,12 @@
 /**
  * Where the file store keeps what, and the two small files that describe it.
  *
- * `blob/<ab>/<64 hex>` is the truth, in the layout of any static HTTP mirror; `exec/` has executable
- * copies of some of them, `index/` is a cache, `tmp/` holds what is being written and is emptied at start.
+ * `blob/<ab>/<64 hex>` is the truth, in the layout of any static HTTP mirror, and so is `pins/`; `exec/` has
+ * executable copies of some blobs, `part/` what was fetched in part, `index/` is a cache. `tmp/` holds what
+ * is being written, `trash/` what is being removed: both are emptied at start.
  */
 import { chmodSync, mkdirSync, readFileSync, renameSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { hasCode, MeshError } from '../../base/errors.ts'
@@ -27,8 +29,20 @@ export class FsLayout {
   get temporary(): string {
     return join(this.directory, 'tmp')
   }
+  get trash(): string {
+    return join(this.directory, 'trash')
+  }
+  get pins(): string {
+    return join(this.directory, 'pins')
+  }
   get executables(): string {
     return join(this.directory, 'exec')
+  }
+  get partials(): string {
+    return join(this.directory, 'part')
+  }
+  get blobs(): string {
+    return join(this.directory, 'blob')
   }
   prefix(firstByte: number): string {
     return join(this.directory, 'blob', firstByte.toString(16).padStart(2, '0'))
@@ -75,24 +89,33 @@ export function writeFormat(directory: string): void {
 
 /**
  * What was certainly on the disk: every blob committed up to `atWallMs`. `clean` while no process has the
- * store open; only then are the totals right.
+ * store open: index and files agree then, and there are as many executable copies as it says.
  */
 const Checkpoint = z.object({
   atWallMs: z.number(),
   clean: z.boolean(),
-  count: z.int().min(0),
-  bytes: z.int().min(0),
+  executables: z.object({ count: z.int().min(0), bytes: z.int().min(0) }).optional(),
 })
 export type Checkpoint = z.infer<typeof Checkpoint>
 
 export function readCheckpoint(directory: string): Checkpoint {
   const text = readIfThere(join(directory, 'checkpoint.json'))
   const parsed = Checkpoint.safeParse(text === undefined ? undefined : parseJson(text))
-  return parsed.success ? parsed.data : { atWallMs: 0, clean: false, count: 0, bytes: 0 }
+  return parsed.success ? parsed.data : { atWallMs: 0, clean: false }
 }
 
 export function writeCheckpoint(directory: string, checkpoint: Checkpoint): void {
   replaceFile(join(directory, 'checkpoint.json'), `${JSON.stringify(checkpoint)}\n`)
+}
+
+/** The names in a directory, none when it does not exist. */
+export async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory)
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return []
+    throw error
+  }
 }
 
 function readIfThere(path: string): string | undefined {

@@ -1,104 +1,156 @@
 /**
- * Makes the index agree with the files after the store was not closed, or its index lost.
+ * Makes index and files agree again after the store was not closed, or its index was lost.
  *
  * Neither a commit nor a rename is synced on its own, so after a power cut a file may bear its final name
- * with too few or wrong bytes: what is newer than the last checkpoint is hashed again, the rest is
- * believed. Costs a listing of the directories, not a look at every file.
+ * with too few or wrong bytes. The index marks what was not synced; those few are hashed again, each before
+ * it is used for the first time and all of them in the background, so that the store is ready at once.
+ * Then the listing of the directories is compared with the index, for what a crash cut off halfway.
  */
-import { lstatSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { hasCode, MeshError } from '../../base/errors.ts'
-import { hashFile } from '../../files/ingest.ts'
 import { nextTurn } from '../../files/map-limited.ts'
 import { isDigest, type Digest } from '../../wire/digest.ts'
-import type { BlobIndex, BlobRecord } from '../blob-index.ts'
-import type { StoreStats } from '../blob-store.ts'
-import type { FsLayout } from './layout.ts'
+import type { BlobIndex } from '../blob-index.ts'
+import type { BlobFiles } from './blob-files.ts'
+import type { Checkpoints } from './checkpoints.ts'
+import { namesIn, type Checkpoint, type FsLayout } from './layout.ts'
+import type { Trash } from './trash.ts'
+import { verifyFile } from './verify.ts'
 
-export async function recover(
+const FILES_PER_TURN = 256
+
+/**
+ * Fills an empty index from the files, before the store is used. Believes the size of a file that was
+ * synced when the store was last in order, and marks the others. A look at every file: 15 to 40 s for a
+ * million.
+ */
+export async function rebuildIndex(
   deps: { readonly layout: FsLayout; readonly index: BlobIndex; readonly log: Logger },
-  options: {
-    readonly isIndexNew: boolean
-    readonly checkpointAtWallMs: number
-    readonly nowWallMs: number
-  },
-): Promise<StoreStats> {
+  options: { readonly checkpoint: Checkpoint; readonly useTimeMs: () => number },
+): Promise<void> {
   const { layout, index, log } = deps
-  // Copies of blobs that may be damaged themselves; made again when they are needed.
-  rmSync(layout.executables, { recursive: true, force: true })
-  let count = 0
-  let bytes = 0
-  let damagedCount = 0
-  for (let firstByte = 0; firstByte < 256; firstByte++) {
-    const known = new Map<Digest, BlobRecord>()
-    if (!options.isIndexNew)
-      for await (const [digest, record] of index.entries(firstByte)) known.set(digest, record)
-    for (const name of namesIn(layout.prefix(firstByte))) {
-      if (!isDigest(name)) {
-        log.warn(
-          { path: join(layout.prefix(firstByte), name) },
-          'foreign file in the store ignored',
-        )
-        continue
-      }
-      const record = known.get(name)
-      known.delete(name)
-      const sizeBytes = await believedSize(
-        layout.blob(name),
-        name,
-        record,
-        options.checkpointAtWallMs,
-      )
-      if (sizeBytes === undefined) {
-        rmSync(layout.blob(name), { force: true, recursive: true })
-        index.set(name, undefined)
-        damagedCount++
-        continue
-      }
-      count++
-      bytes += sizeBytes
-      if (record === undefined) {
-        const { nowWallMs } = options
-        index.set(name, { sizeBytes, committedAtWallMs: nowWallMs, usedAtWallMs: nowWallMs })
-      }
-      await index.settle()
+  const { clean, atWallMs } = options.checkpoint
+  let seen = 0
+  for await (const digest of blobsOnDisk(layout, log)) {
+    if (++seen % FILES_PER_TURN === 0) await nextTurn()
+    const stat = lstatSync(layout.blob(digest))
+    // Something else in its place is found out when it is hashed.
+    index.set(digest, {
+      sizeBytes: stat.size,
+      usedAtMs: options.useTimeMs(),
+      // The change time is that of its last rename or link: content and mode do not change after that.
+      isSynced: stat.isFile() && (clean || stat.ctimeMs <= atWallMs),
+    })
+    await index.settle()
+  }
+  await index.sync()
+  if (seen > 0) log.info({ ...index.stats() }, 'index rebuilt from the files')
+}
+
+async function* blobsOnDisk(layout: FsLayout, log: Logger): AsyncGenerator<Digest> {
+  for (let firstByte = 0; firstByte < 256; firstByte++)
+    for (const digest of await digestsIn(layout.prefix(firstByte), log)) yield digest
+}
+
+async function digestsIn(directory: string, log: Logger): Promise<Digest[]> {
+  const names = await namesIn(directory)
+  for (const name of names)
+    if (!isDigest(name))
+      log.warn({ path: join(directory, name) }, 'foreign file in the store ignored')
+  return names.filter(isDigest)
+}
+
+/** Blobs whose files may have been cut short, until they are hashed. */
+export class Unverified {
+  readonly #deps: UnverifiedDeps
+  readonly #digests: Set<Digest>
+  readonly #checking = new Map<Digest, Promise<void>>()
+
+  constructor(deps: UnverifiedDeps, digests: readonly Digest[]) {
+    this.#deps = deps
+    this.#digests = new Set(digests)
+  }
+
+  get count(): number {
+    return this.#digests.size
+  }
+
+  has(digest: Digest): boolean {
+    return this.#digests.has(digest)
+  }
+
+  /** It was written anew. */
+  forget(digest: Digest): void {
+    this.#digests.delete(digest)
+  }
+
+  /** Afterwards it is whole, or gone. */
+  check(digest: Digest): Promise<void> {
+    const running = this.#checking.get(digest)
+    if (running !== undefined) return running
+    const checking = this.#check(digest).finally(() => this.#checking.delete(digest))
+    this.#checking.set(digest, checking)
+    return checking
+  }
+
+  async checkAll(signal: AbortSignal): Promise<void> {
+    for (const digest of this.#digests) {
+      signal.throwIfAborted()
+      await this.check(digest)
     }
-    for (const digest of known.keys()) index.set(digest, undefined)
-    await nextTurn()
+  }
+
+  async #check(digest: Digest): Promise<void> {
+    const { layout, files, checkpoints } = this.#deps
+    const { verdict, size } = await verifyFile(layout.blob(digest), digest)
+    // Unless it was written anew meanwhile.
+    if (!this.#digests.delete(digest)) return
+    if (verdict === 'whole' && files.find(digest)?.sizeBytes === size) checkpoints.add(digest)
+    else await files.dropDamaged(digest, `${verdict} after an unclean stop`)
+  }
+}
+
+export interface UnverifiedDeps {
+  readonly layout: FsLayout
+  readonly files: BlobFiles
+  readonly checkpoints: Checkpoints
+}
+
+/**
+ * Compares the directories with the index, while the store is in use: takes in whole files that the index
+ * does not know, removes damaged ones, and forgets blobs without a file.
+ */
+export async function reconcile(
+  deps: {
+    readonly layout: FsLayout
+    readonly index: BlobIndex
+    readonly files: BlobFiles
+    readonly trash: Trash
+    readonly log: Logger
+  },
+  signal: AbortSignal,
+): Promise<void> {
+  const { layout, index, files, trash, log } = deps
+  let foundCount = 0
+  for (let firstByte = 0; firstByte < 256; firstByte++) {
+    signal.throwIfAborted()
+    const unknown = new Set(await digestsIn(layout.prefix(firstByte), log))
+    const withoutFile: Digest[] = []
+    for await (const batch of index.scan({ firstByte }))
+      for (const [digest] of batch) if (!unknown.delete(digest)) withoutFile.push(digest)
+    for (const digest of withoutFile)
+      if (!existsSync(layout.blob(digest))) await files.dropDamaged(digest, 'its file is gone')
+    for (const digest of unknown) {
+      if (index.find(digest) !== undefined) continue
+      const { verdict, size } = await verifyFile(layout.blob(digest), digest)
+      if (index.find(digest) !== undefined) continue
+      if (verdict === 'whole') {
+        files.know({ digest, size })
+        foundCount++
+      } else if (verdict === 'damaged') trash.take(layout.blob(digest))
+    }
   }
   await index.flush()
-  log.info({ count, bytes, damagedCount }, 'store recovered')
-  return { count, bytes }
-}
-
-function namesIn(directory: string): string[] {
-  try {
-    return readdirSync(directory)
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return [] // no blob has this prefix yet
-    throw error
-  }
-}
-
-/** Undefined for a damaged file. */
-async function believedSize(
-  path: string,
-  digest: Digest,
-  record: BlobRecord | undefined,
-  checkpointAtWallMs: number,
-): Promise<number | undefined> {
-  if (record !== undefined && record.committedAtWallMs <= checkpointAtWallMs)
-    return record.sizeBytes
-  const stat = lstatSync(path)
-  if (!stat.isFile()) return undefined
-  // The time of its last rename: content and mode do not change after that.
-  if (record === undefined && stat.ctimeMs <= checkpointAtWallMs) return stat.size
-  try {
-    const { ref } = await hashFile(path)
-    return ref.digest === digest ? ref.size : undefined
-  } catch (error) {
-    if (error instanceof MeshError) return undefined // a file that cannot be read is a damaged one
-    throw error
-  }
+  log.info({ ...index.stats(), foundCount }, 'store recovered')
 }
