@@ -49,6 +49,8 @@ export interface Materialised {
 export interface MaterialisedTrees extends AsyncDisposable {
   /** Everything must be in the store. Throws MESH0501 for what is not, MESH0503 for a full disk. */
   acquire(entry: MountableEntry): Promise<Materialised>
+  /** Removes all that nobody uses: their links keep evicted blobs on the disk. */
+  trim(): Promise<void>
   /** Real copies at `path`, which must not exist; for builds without a sandbox. After a failure the caller removes what there is. */
   copyOut(entry: Entry, path: string): Promise<void>
 }
@@ -247,10 +249,15 @@ class Trees implements MaterialisedTrees {
     return join(this.#directory, 'tmp', String(++this.#temporaries))
   }
 
-  /** Removes unused trees, least recently used first, while there are too many. */
-  #evict(): void {
+  trim(): Promise<void> {
+    this.#evict({ entries: 0, bytes: 0 })
+    return this.#removing
+  }
+
+  /** Removes unused trees, least recently used first, while there are more. */
+  #evict(max = { entries: this.#entriesMax, bytes: this.#bytesMax }): void {
     for (const [digest, tree] of this.#kept) {
-      if (this.#entryCount <= this.#entriesMax && this.#bytes <= this.#bytesMax) return
+      if (this.#entryCount <= max.entries && this.#bytes <= max.bytes) return
       if (tree.useCount > 0) continue
       this.#kept.delete(digest)
       this.#entryCount -= tree.entryCount

@@ -58,6 +58,8 @@ export interface WorkerDeps {
   /** Without them attempts are cleared away on the main thread. */
   readonly workers?: FileWorkers
   readonly obtain: Obtain
+  /** Keeps blobs, directories with all that is in them, in the store until it is disposed of. */
+  readonly hold: (entries: readonly Entry[]) => Disposable
   readonly signer: Signer
   /** Called whenever `running` or `finished` have changed. */
   readonly onChange: () => void
@@ -278,7 +280,8 @@ export class Worker {
     action: Action,
   ): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
     const { lease, abort } = running
-    const { executor } = this.#deps
+    const { executor, hold } = this.#deps
+    using _held = hold(action.inputs.map(([, entry]) => entry))
     this.#enter(running, 'fetching')
     await this.#obtainInputs(running, action)
     const held: Materialised[] = []

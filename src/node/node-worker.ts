@@ -8,7 +8,8 @@ import { cpusOf, memoryBytesOf, openHostEnvironment } from '../build/host-enviro
 import { openMaterialised } from '../build/materialised.ts'
 import { Worker } from '../build/worker.ts'
 import { formatSize } from '../base/units.ts'
-import type { BlobStore } from '../store/blob-store.ts'
+import type { FileWorkers } from '../files/workers/file-workers.ts'
+import type { FsBlobStore } from '../store/fs-blob-store.ts'
 import type { Signer } from '../wire/result.ts'
 import type { Blobs } from './blobs/blobs.ts'
 import type { Config } from './config/config.ts'
@@ -17,8 +18,9 @@ import { Offer, Sessions } from './worker-session.ts'
 export interface NodeWorkerDeps {
   readonly clock: Clock
   readonly log: Logger
-  readonly store: BlobStore
+  readonly store: FsBlobStore
   readonly blobs: Blobs
+  readonly workers: FileWorkers
   readonly executor: Executor
   readonly signer: Signer
 }
@@ -29,19 +31,22 @@ export async function openNodeWorker(
   config: Config,
   stack: AsyncDisposableStack,
 ): Promise<Sessions> {
-  const { clock, log, store, blobs, executor, signer } = deps
+  const { clock, log, store, blobs, workers, executor, signer } = deps
   const host = await openHostEnvironment({ directory: config.data, sandbox: executor.sandbox })
   const trees = stack.use(
-    await openMaterialised({ store, log }, { directory: join(config.data, 'trees') }),
+    await openMaterialised({ store, log, workers }, { directory: join(config.data, 'trees') }),
   )
+  stack.use(store.onSpace(({ state }) => (state === 'full' ? trees.trim() : undefined)))
   const worker = new Worker(
     {
       clock,
       log: log.child({ component: 'worker' }),
       store,
       trees,
+      workers,
       executor,
       obtain: (entry, options) => blobs.obtain(entry, options),
+      hold: (entries) => store.leases.use(entries.filter((entry) => entry.kind !== 'symlink')),
       signer,
       onChange: () => sessions.changed(),
     },

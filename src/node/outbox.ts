@@ -4,6 +4,7 @@
  */
 import type { Level } from 'level'
 import { openLevel } from '../store/blob-index.ts'
+import { LevelHealer } from '../store/level-healer.ts'
 import { decodeObject, encodeObject } from '../wire/cbor.ts'
 import { RequestWire } from '../wire/facts.ts'
 
@@ -20,20 +21,30 @@ export interface Outbox extends AsyncDisposable {
 
 export async function openOutbox(options: { readonly directory: string }): Promise<Outbox> {
   const db: Level<Uint8Array, Uint8Array> = await openLevel(options.directory)
+  const healer = new LevelHealer(db)
+  let last: Promise<unknown> = Promise.resolve()
+  /** One write at a time. */
+  const write = (change: () => Promise<void>): Promise<void> => {
+    const done = last.then(() => healer.write(change))
+    last = done.catch(() => undefined)
+    return done
+  }
   const waiting = new Map<string, RequestWire>()
   for await (const [key, value] of db.iterator())
     waiting.set(Buffer.from(key).toString(), decodeObject(RequestWire, value, 'forwarded request'))
   return {
     waiting,
     async put(request) {
-      await db.put(Buffer.from(request.id), encodeObject(RequestWire, request), { sync: true })
+      const value = encodeObject(RequestWire, request)
+      await write(() => db.put(Buffer.from(request.id), value, { sync: true }))
       waiting.set(request.id, request)
     },
     async remove(id) {
       waiting.delete(id)
-      await db.del(Buffer.from(id))
+      await write(() => db.del(Buffer.from(id)))
     },
     async [Symbol.asyncDispose]() {
+      await last
       await db.close()
     },
   }

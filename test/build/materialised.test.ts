@@ -74,6 +74,20 @@ async function directoryEntry(
   return entry
 }
 
+test('materialised: trimmed, only what somebody uses stays', async () => {
+  await using world = await setUp()
+  const [used, unused] = [
+    await directoryEntry(world, (path) => writeFileSync(join(path, 'a'), 'used'), 'one'),
+    await directoryEntry(world, (path) => writeFileSync(join(path, 'a'), 'unused'), 'two'),
+  ]
+  const kept = await world.trees.acquire(used)
+  const left = await world.trees.acquire(unused)
+  left.release()
+  await world.trees.trim()
+  assert.equal(readFileSync(join(kept.path, 'a'), 'utf8'), 'used')
+  assert.equal(statSync(left.path, { throwIfNoEntry: false }), undefined)
+})
+
 test('materialised: a tree is made of links to the store, once', async () => {
   await using world = await setUp()
   const entry = await directoryEntry(world, (path) => {

@@ -8,6 +8,7 @@
 import type { Level } from 'level'
 import { MeshError } from '../../base/errors.ts'
 import { openLevel } from '../../store/blob-index.ts'
+import { LevelHealer } from '../../store/level-healer.ts'
 import { decodeObject, encodeObject } from '../../wire/cbor.ts'
 import { Fact } from '../../wire/facts.ts'
 
@@ -68,12 +69,14 @@ function keyOf(generation: number, sequence: number): Uint8Array {
 
 class LevelJournal implements Journal {
   readonly #db: Level<Uint8Array, Uint8Array>
+  readonly #healer: LevelHealer
   #generation: number
   #next = 1
   length = 0
 
   constructor(db: Level<Uint8Array, Uint8Array>, generation: number) {
     this.#db = db
+    this.#healer = new LevelHealer(db)
     this.#generation = generation
   }
 
@@ -102,14 +105,12 @@ class LevelJournal implements Journal {
     const first = this.#next
     this.#next += facts.length
     this.length += facts.length
-    await this.#db.batch(
-      facts.map((fact, at) => ({
-        type: 'put' as const,
-        key: keyOf(this.#generation, first + at),
-        value: encodeObject(Fact, fact),
-      })),
-      { sync: true },
-    )
+    const batch = facts.map((fact, at) => ({
+      type: 'put' as const,
+      key: keyOf(this.#generation, first + at),
+      value: encodeObject(Fact, fact),
+    }))
+    await this.#healer.write(() => this.#db.batch(batch, { sync: true }))
   }
 
   async compact(isNeeded: (fact: Fact) => boolean): Promise<void> {
