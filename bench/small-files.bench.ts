@@ -46,9 +46,9 @@ async function meshRate(
   const head = await fetch(`${origin.file.http}/cas/${digest}`, { method: 'HEAD' })
   const size = Number(head.headers.get('content-length'))
   if (size > OBJECT_BYTES_MAX) throw new Error(`a tree of ${size} bytes`)
-  const before = await metric(peer, 'mesh_lookup_messages_total')
+  const before = await metric(peer, 'mesh_lookup_messages')
   const wallMs = await timed(() => fetchInto(peer, { kind: 'dir', digest, size }))
-  const messages = (await metric(peer, 'mesh_lookup_messages_total')) - before
+  const messages = (await metric(peer, 'mesh_lookup_messages')) - before
   return { filesPerS: FILES / (wallMs / 1000), lookupsPerBlob: messages / FILES }
 }
 

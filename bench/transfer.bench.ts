@@ -1,16 +1,15 @@
 /**
- * One blob of 256 MiB from a node to another, over HTTP and over libp2p: found, sent, checked and stored.
+ * One blob of 256 MiB from a node to another, over HTTP, HTTPS and libp2p: found, sent, checked and stored.
  * Beside it, where nginx is installed: `curl | sha256sum` of such a file, which finds and stores nothing.
  */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { lastJson, openCluster, run, until, type DaemonOptions } from '../scripts/cluster.ts'
+import { lastJson, openCluster, run, type DaemonOptions } from '../scripts/cluster.ts'
 import { submit } from '../scripts/small-mesh.ts'
 import { JobView } from '../src/wire/api.ts'
+import { findNginx, startNginx } from './nginx.ts'
 import {
   compared,
   figure,
@@ -84,68 +83,40 @@ async function meshRate(how: Partial<DaemonOptions>, { signal }: Context): Promi
   return median(samples)
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  if (address === null || typeof address === 'string') throw new Error('a TCP server has a port')
-  return address.port
-}
-
 /** Median MiB/s of `curl | sha256sum` from nginx with sendfile; undefined where nginx is not installed. */
 async function nginxRate({ signal, log }: Context): Promise<number | undefined> {
-  const found = await run('/bin/sh', ['-c', 'PATH=$PATH:/usr/sbin command -v nginx'])
-  const nginx = found.stdout.trim()
-  if (found.code !== 0) {
+  const program = await findNginx()
+  if (program === undefined) {
     log('nginx is not installed: no figures of a peer')
     return undefined
   }
   await using scratch = await openCluster('mesh-bench', { signal })
   const { directory } = scratch
-  const port = await freePort()
-  // Its own directories, so that it runs without root and without an installation.
-  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-  await writeFile(
-    join(directory, 'nginx.conf'),
-    `daemon off; pid ${directory}/nginx.pid;
-    events {}
-    http {
-      access_log off; sendfile on;
-      ${temporary.map((what) => `${what}_temp_path ${directory}/temporary;`).join(' ')}
-      server { listen 127.0.0.1:${port}; root ${directory}; }
-    }\n`,
-  )
   await run('/bin/sh', [
     '-euc',
     `head -c ${BLOB_MIB * 2 ** 20} /dev/urandom > ${directory}/blob; chmod 755 ${directory}`,
   ])
-  const args = [
-    '-c',
-    join(directory, 'nginx.conf'),
-    '-p',
-    directory,
-    '-e',
-    join(directory, 'error.log'),
-  ]
-  const server = spawn(nginx, args, { stdio: 'ignore' })
-  const exited = once(server, 'exit')
-  try {
-    const fetchBlob = `curl -sf http://127.0.0.1:${port}/blob | sha256sum`
-    await until('nginx', async () => {
-      const { code } = await run('curl', ['-sfI', `http://127.0.0.1:${port}/blob`])
-      return code === 0 ? true : undefined
-    })
-    const samples: number[] = []
-    for (let round = 0; round < ROUNDS; round++) {
-      const wallMs = await timed(() => run('/bin/sh', ['-euc', fetchBlob], {}, signal))
-      samples.push(BLOB_MIB / (wallMs / 1000))
-    }
-    return median(samples)
-  } finally {
-    server.kill('SIGTERM')
-    await exited
+  await using nginx = await startNginx({ program, directory, scratch: join(directory, 'nginx') })
+  const samples: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    const fetchBlob = `curl -sf ${nginx.url}/blob | sha256sum`
+    const wallMs = await timed(() => run('/bin/sh', ['-euc', fetchBlob], {}, signal))
+    samples.push(BLOB_MIB / (wallMs / 1000))
   }
+  return median(samples)
+}
+
+/** Median MiB/s over TLS: a node at another address than loopback is read that way, also from this machine. */
+async function httpsRate(context: Context): Promise<number | undefined> {
+  const address = Object.values(networkInterfaces())
+    .flatMap((list) => list ?? [])
+    .find(({ internal, family }) => !internal && family === 'IPv4')?.address
+  if (address === undefined) {
+    context.log('this machine has no address but loopback: nothing goes over TLS')
+    return undefined
+  }
+  const args = ['--http', `${address}:0`, '--allow', 'any']
+  return meshRate({ listen: 'none', args }, context)
 }
 
 export const subject: Subject = {
@@ -159,8 +130,14 @@ export const subject: Subject = {
         : compared(rate, 'MiB/s', peer)
     const http = await meshRate({ listen: 'none' }, context)
     context.log(`HTTP ${http.toFixed()} MiB/s`)
+    const https = await httpsRate(context)
+    if (https !== undefined) context.log(`HTTPS ${https.toFixed()} MiB/s`)
     const libp2p = await meshRate({ args: ['--http', 'none'] }, context)
     context.log(`libp2p ${libp2p.toFixed()} MiB/s`)
-    return { 'over HTTP': against(http), 'over libp2p': against(libp2p) }
+    return {
+      'over HTTP': against(http),
+      ...(https === undefined ? {} : { 'over HTTPS': against(https) }),
+      'over libp2p': against(libp2p),
+    }
   },
 }

@@ -286,14 +286,14 @@ export const COMMANDS: readonly CommandSpec[] = [
     sentence: 'Free room in the store of this node: what was used longest ago goes first.',
     examples: [
       ['mesh gc --dry-run', 'what would go, and what has to stay'],
-      ['mesh gc --free "20 GiB"', 'that much, whatever the quota says'],
+      ['mesh gc --free "20 GiB"', 'no more than that'],
     ],
     options: [
       { name: 'dry-run', text: 'only tell what would go' },
       {
         name: 'free',
         value: 'SIZE',
-        text: 'how much (default: what quota and disk floor ask for)',
+        text: 'how much is enough (default: all that may go)',
       },
     ],
     exit: EXIT_QUERY,
@@ -324,6 +324,24 @@ export const COMMANDS: readonly CommandSpec[] = [
     options: [],
     exit: EXIT_QUERY,
     load: async () => (await import('./commands/storage.ts')).unpin,
+  },
+  {
+    name: 'mirror',
+    operands: 'export DIR [CID|REQUEST]... | ls | test [URL|all]',
+    operandsMin: 1,
+    operandsMax: Infinity,
+    sentence: 'Write a static mirror, list the HTTP mirrors that this node uses, or try them.',
+    examples: [
+      ['mesh mirror export /srv/mesh r-k3m9', 'its outputs and results, for any web server'],
+      ['mesh mirror ls', 'what is known of each mirror of this node'],
+      ['mesh mirror test http://10.0.0.9/', 'layout, ranges, speed, and whether bytes are right'],
+    ],
+    options: [
+      { name: 'pinned', text: 'export what this node has pinned' },
+      { name: 'cid', value: 'CID', text: 'test with this blob (default: any that this node has)' },
+    ],
+    exit: '0 ok, 2 bad usage, 5 no such thing, 69 no daemon, 73 disk full, 75 a mirror is bad.',
+    load: async () => (await import('./commands/mirror.ts')).mirror,
   },
   {
     name: 'explain',

@@ -14,10 +14,11 @@ const since = (iso: string, { nowWallMs }: ViewOptions): string =>
 const NODE_ORDER: Readonly<Record<NodeView['state'], number>> = {
   broken: 0,
   lost: 1,
-  draining: 2,
-  waking: 3,
-  sleeping: 4,
-  ready: 5,
+  full: 2,
+  draining: 3,
+  waking: 4,
+  sleeping: 5,
+  ready: 6,
 }
 
 const isGone = ({ state }: NodeView): boolean => state === 'lost' || state === 'broken'
@@ -115,6 +116,11 @@ export function requestLines(requests: readonly RequestView[], options: ViewOpti
       { header: 'RUN', ...countCell('running') },
       { header: 'WAIT', ...countCell('waiting') },
       { header: 'FAIL', ...countCell('failed') },
+      {
+        header: 'COPIES',
+        align: 'right',
+        cell: ({ replicas }) => (replicas === null ? '' : String(replicas)),
+      },
       { header: 'NAME', cell: ({ name }) => name },
     ],
     requests,

@@ -10,9 +10,9 @@ const MEANINGS: Readonly<Record<StorageClass, string>> = {
   pinned: 'kept until it is unpinned',
   leased: 'needed by jobs and requests',
   recent: 'used within the last hour',
-  evictable: 'goes first when room is needed',
+  idle: 'goes first when room is needed',
   partial: 'on its way in; resumed later',
-  executable: 'executable copies for builds',
+  executables: 'executable copies for builds',
   trash: 'being removed',
 }
 const BAR_COLUMNS = 28
@@ -29,12 +29,12 @@ export function storageLines(storage: Storage, style: Style): string[] {
   for (const [name, { count, bytes }] of Object.entries(classes)) {
     if (count === 0 && rows.length > 0) continue
     lines.push(
-      `  ${name.padEnd(10)} ${bar(style, bytes / total)} ${padStart(formatSize(bytes), 9)}  ${padStart(plural(count, 'blob'), 12)}  ${MEANINGS[isClass(name) ? name : 'evictable']}`,
+      `  ${name.padEnd(11)} ${bar(style, bytes / total)} ${padStart(formatSize(bytes), 9)}  ${padStart(plural(count, 'blob'), 12)}  ${MEANINGS[isClass(name) ? name : 'idle']}`,
     )
   }
   if (space.state === 'full')
     lines.push(
-      `${paint(style, 'bad', '!')} full: this node takes no new jobs until ${formatSize(space.floorBytes)} are free; mesh gc frees ${formatSize(classes.evictable.bytes)}`,
+      `${paint(style, 'bad', '!')} full: this node takes no new jobs until ${formatSize(space.floorBytes)} are free; mesh gc frees ${formatSize(classes.idle.bytes)}`,
     )
   return lines
 }
@@ -56,13 +56,14 @@ function bar(style: Style, share: number): string {
 }
 
 export function gcLines(report: GcReport): string[] {
-  const { evicted, kept, dryRun, space } = report
+  const { evicted, shortBytes, classes, dryRun, space } = report
   const verb = dryRun ? 'would free' : 'freed'
-  const stays = Object.entries(kept)
-    .filter(([, { count }]) => count > 0)
+  const stays = Object.entries(classes)
+    .filter(([name, { count }]) => name !== 'idle' && count > 0)
     .map(([name, { bytes }]) => `${formatSize(bytes)} ${name}`)
+  const short = shortBytes === 0 ? '' : `, ${formatSize(shortBytes)} less than needed`
   return [
-    `${verb} ${formatSize(evicted.bytes)} (${plural(evicted.count, 'blob')})`,
+    `${verb} ${formatSize(evicted.bytes)} (${plural(evicted.count, 'blob')})${short}`,
     ...(stays.length === 0 ? [] : [`stays: ${stays.join(', ')}`]),
     spaceText(space),
   ]
@@ -80,7 +81,7 @@ export function pinLines(pins: readonly Pin[], options: ViewOptions): string[] {
       {
         header: 'AGE',
         align: 'right',
-        cell: ({ atWallMs }) => formatDuration(options.nowWallMs - atWallMs),
+        cell: ({ atWall }) => formatDuration(options.nowWallMs - Date.parse(atWall)),
       },
       {
         header: 'CID',

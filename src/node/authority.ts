@@ -2,16 +2,24 @@
  * Who answers for requests: this node itself (it has no parent), or somebody up the tree. The rest of the
  * daemon does not know which.
  */
+import {
+  Announced as AnnouncedSchema,
+  type Announced,
+  type Announcement,
+} from '../wire/announcement.ts'
 import type { RequestWire } from '../wire/facts.ts'
-import type { ApiAnswer, Call, Located, Owner, PeerRecord } from '../wire/work-messages.ts'
+import type { PeerRecord } from '../wire/peer-record.ts'
+import type { ApiAnswer, Call, Located, Owner, Question } from '../wire/work-messages.ts'
 import {
   ApiAnswer as ApiAnswerSchema,
   Located as LocatedSchema,
   Owner as OwnerSchema,
+  Token as TokenSchema,
 } from '../wire/work-messages.ts'
 import { MeshError } from '../base/errors.ts'
+import type { TokenHolder } from '../wire/access-token.ts'
 import { encodeObject } from '../wire/cbor.ts'
-import type { LocateQuery } from './blobs/blobs.ts'
+import type { Finding } from './finding.ts'
 import type { LinkHandlers, PeerLink } from './links/peer-link.ts'
 import type { ParentStatus } from './links/parents.ts'
 
@@ -39,7 +47,14 @@ export interface Authority extends AsyncDisposable {
   answer(call: ApiCall): Promise<ApiAnswer>
   /** Lines of JSON, each an Event; the last one is its `end`. */
   events(request: string, hops: number, signal: AbortSignal): AsyncIterable<string>
-  locate(query: LocateQuery, asker: string, signal: AbortSignal): Promise<Located>
+  /** For children: who has what. */
+  locate(question: Question, asker: string, signal: AbortSignal): Promise<Located>
+  /** For children: takes in what they have. Throws MESH0603 where no index is kept. */
+  announce(announcement: Announcement, from: string, signal: AbortSignal): Promise<Announced>
+  /** For this node itself: who has what, and the blobs that it tells others of. */
+  readonly finding: Finding
+  /** For nodes at and below this one: a token of the owner. Throws MESH0120 without one to ask. */
+  token(holder: TokenHolder, signal: AbortSignal): Promise<string>
   /** Requests that the owner does not have yet. */
   readonly waiting: ReadonlyMap<string, RequestWire>
   parents(): readonly ParentStatus[]
@@ -71,11 +86,22 @@ export function answerChild(authority: Authority): LinkHandlers['onCall'] {
         return authority
           .locate(call, peerId, signal)
           .then((located) => encodeObject(LocatedSchema, located))
+      case 'announce':
+        return authority
+          .announce(call, peerId, signal)
+          .then((announced) => encodeObject(AnnouncedSchema, announced))
+      case 'token':
+        return authority
+          .token(call, signal)
+          .then((token) => encodeObject(TokenSchema, { token }))
       case 'events':
         return encodeEvents(authority.events(call.request, nextHop(call.hops), signal))
       case 'pull':
       case 'push':
-        throw new MeshError('MESH0603', 'blobs are moved at the word of a parent only')
+      case 'check':
+      case 'keep':
+      case 'appeared':
+        throw new MeshError('MESH0603', `${call.method} is the word of a parent only`)
     }
   }
 }

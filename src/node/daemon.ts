@@ -12,30 +12,42 @@ import { deadline, sleep, type Clock, type Timer } from '../base/clock.ts'
 import { messageOf, MeshError } from '../base/errors.ts'
 import { randomId, type Random } from '../base/random.ts'
 import { openExecutor, type Executor } from '../build/executor.ts'
+import { openFileWorkers } from '../files/workers/file-workers.ts'
+import { openChunkIndex } from '../store/chunks/chunk-index.ts'
+import { openPartialBlobs } from '../store/partial/part-directory.ts'
 import { openActionCache } from '../store/action-cache.ts'
 import { openFsBlobStore } from '../store/fs-blob-store.ts'
 import { casRoutes } from '../store/http-routes.ts'
 import { NODE_FILE, type NodeFile } from '../wire/node-file.ts'
-import { HEARTBEAT_MS, type PeerRecord } from '../wire/work-messages.ts'
+import type { PeerRecord } from '../wire/peer-record.ts'
+import { HEARTBEAT_MS } from '../wire/work-messages.ts'
 import type { Authority } from './authority.ts'
 import { Blobs } from './blobs/blobs.ts'
+import { followStore } from './blobs/follow-store.ts'
 import type { Config } from './config/config.ts'
-import { closeServer, openApi, openPublic, urlOf } from './doors/http-server.ts'
+import { isLoopback } from './config/config-values.ts'
+import { openDataPlane } from './data-plane/data-plane.ts'
+import { openApi } from './doors/http-server.ts'
+import { openPublic, urlOf } from './doors/public-server.ts'
 import { openIdentity } from './process/identity.ts'
 import { openHost } from './links/libp2p-host.ts'
 import { admits, Links, PROTOCOLS } from './links/links.ts'
 import { openLocalAuthority, type LocalAuthority } from './owner/local-authority.ts'
 import { Logs } from './doors/logs.ts'
 import { openMetrics } from './doors/metrics.ts'
+import { mirrorViews, openMirrorRole } from './mirror/mirrors.ts'
+import { testMirrors } from './mirror/test-mirror.ts'
 import { openNodeDirectory } from './process/node-directory.ts'
 import { describeWorker, freeBytes, openNodeWorker } from './node-worker.ts'
 import { openRemoteAuthority } from './remote-authority.ts'
 import { statusOf } from './doors/status.ts'
 import { requestFrom } from './doors/submission.ts'
 import { packageVersion } from './process/version.ts'
-import { Sessions, type Offer } from './worker-session.ts'
+import { roomOf, Sessions, type Offer } from './worker-session.ts'
 
 const CONNECTIONS_MAX = 4_000
+/** A mirror may be filled within minutes, and then has to let go of what it got minutes ago. */
+const MIRROR_RECENT_MS = 60_000
 /** How long outcomes may take to reach their owner when the node stops in order. */
 const HAND_IN_MS = 3_000
 const HAND_IN_STEP_MS = 20
@@ -79,7 +91,18 @@ async function assemble(
   const user = `${config.name}/local`
   const directory = stack.use(await openNodeDirectory({ path: config.data, temporary: tmpdir() }))
   const { seed, signer, peerId } = await openIdentity({ random }, { directory: config.data })
+  const plane = await openDataPlane(
+    {
+      clock,
+      random,
+      log: log.child({ component: 'data-plane' }),
+      signer,
+      ask: (self, signal) => authority.token(self, signal),
+    },
+    { dataDirectory: config.data, isOpen: config.httpOpen },
+  )
   const lifetime = new AbortController()
+  const workers = stack.use(openFileWorkers({ log: log.child({ component: 'files' }) }))
 
   const [executor, host, store, actions] = await openTogether(stack, [
     // The executor goes first: a process is made cheaply while this one is small.
@@ -93,11 +116,28 @@ async function assemble(
         connectionsMax: CONNECTIONS_MAX,
       },
     ),
-    openFsBlobStore({ clock, log: log.child({ component: 'store' }) }, { directory: at('store') }),
+    openFsBlobStore(
+      { clock, log: log.child({ component: 'store' }), workers },
+      {
+        directory: at('store'),
+        quotaBytes: config.quotaBytes,
+        floorBytes: config.floorBytes,
+        recentMs: config.roles.includes('mirror') ? MIRROR_RECENT_MS : undefined,
+      },
+    ),
     openActionCache({ log }, { directory: at('actions') }),
   ])
   stack.defer(() => lifetime.abort(new MeshError('MESH0108', 'the node is stopping')))
 
+  const chunks = stack.use(
+    await openChunkIndex({ store, workers, log }, { directory: at('store/chunks') }),
+  )
+  const partials = stack.use(
+    await openPartialBlobs(
+      { store, chunks, workers, clock, log, adopt: (path, ref) => store.adopt(path, ref) },
+      { directory: at('store/part') },
+    ),
+  )
   const blobs = stack.use(
     new Blobs(
       {
@@ -106,45 +146,82 @@ async function assemble(
         log: log.child({ component: 'blobs' }),
         store,
         host,
-        locate: (query, signal) => authority.locate(query, peerId, signal),
+        locate: (query, signal) => authority.finding.locate(query, signal),
+        peers: plane,
+        parts: { partials, chunks },
+        onRoot: ({ digest, size }) => authority.finding.announcer.add(digest, size, 'root'),
       },
       { selfId: peerId, isStore: config.roles.includes('store'), mirrors: config.mirrors },
     ),
   )
+  const mirror = config.roles.includes('mirror')
+    ? stack.use(
+        openMirrorRole(
+          {
+            clock,
+            log: log.child({ component: 'mirror' }),
+            store,
+            reserve: (sizeBytes) => store.reserve(sizeBytes),
+            blobs,
+            locate: (refs, signal) =>
+              authority.finding.locate({ refs, entries: [], failed: [] }, signal),
+          },
+          { directory: at('mirror') },
+        ),
+      )
+    : undefined
   const sessions =
     executor === undefined
       ? new Sessions(undefined, undefined)
-      : await openNodeWorker({ clock, log, store, blobs, executor, signer }, config, stack)
+      : await openNodeWorker({ clock, log, store, blobs, workers, executor, signer }, config, stack)
   const { worker, offer } = sessions
+  sessions.room = roomOf(store.space(), config.data)
+  stack.use(
+    store.onSpace(async (space) => {
+      sessions.room = roomOf(space, config.data)
+      if (space.state === 'full') await partials.trim(0)
+    }),
+  )
 
   const metrics = openMetrics({
     version,
     totals: () => local?.totals(),
     store: () => store.stats(),
     transferred: () => ({ sent: blobs.served.bytes, ...blobs.fetcher.totals }),
+    mirror: () => mirror?.stats(),
+    lookups: () => authority.finding.counts,
+    relayedBytes: () => local?.relayedBytes ?? 0,
   })
-  let http: string | null = null
-  if (config.http !== undefined) {
-    const server = await openPublic(
-      {
-        cas: casRoutes({ store: blobs.served, actions, log: log.child({ component: 'http' }) }),
-        metrics: () => metrics.metrics(),
-        failing: () => authority.problems(),
-        log: log.child({ component: 'http' }),
-      },
-      config.http,
-    )
-    stack.defer(() => closeServer(server))
-    http = urlOf(server, config.http.host)
-  }
+  const http =
+    config.http === undefined
+      ? undefined
+      : stack.use(
+          await openPublic(
+            {
+              clock,
+              log: log.child({ component: 'http' }),
+              gate: plane.gate,
+              cas: casRoutes({
+                store: mirror ?? blobs.served,
+                chunks,
+                actions,
+                log: log.child({ component: 'http' }),
+              }),
+              metrics: () => metrics.metrics(),
+              failing: () => authority.problems(),
+            },
+            { listen: config.http, tls: plane.tls },
+          ),
+        ).address
 
-  const record = (): PeerRecord => ({
-    peerId,
-    name: config.name,
-    roles: [...config.roles],
-    addresses: host.listenAddresses().map((address) => address.replace(/\/p2p\/[^/]+$/, '')),
-    http,
-  })
+  const record = (): PeerRecord =>
+    plane.sign({
+      name: config.name,
+      roles: [...config.roles],
+      addresses: host.listenAddresses().map((address) => address.replace(/\/p2p\/[^/]+$/, '')),
+      // Other machines are answered over TLS alone.
+      http: http === undefined ? null : urlOf(isLoopback(http.host) ? 'http' : 'https', http),
+    })
   const boot = randomId(random, 'b', 16)
   const links = new Links(
     { clock, log, host },
@@ -154,7 +231,7 @@ async function assemble(
     config.parents.length > 0
       ? undefined
       : await openLocalAuthority(
-          { clock, log, actions, blobs, signer, sessions, self: record },
+          { clock, random, log, actions, blobs, store, signer, sessions, self: record },
           { directory: at('journal'), hello: { mesh: version, protocols: PROTOCOLS, boot } },
         )
   const authority: Authority = stack.use(
@@ -165,8 +242,10 @@ async function assemble(
           random,
           log,
           blobs,
+          store,
           sessions,
           connect: (address, handlers, signal) => links.dial(address, handlers, signal),
+          onParent: () => plane.tokens.renew(),
         },
         { directory: at('outbox'), addresses: config.parents },
       )),
@@ -191,7 +270,7 @@ async function assemble(
     {
       store,
       log: log.child({ component: 'api' }),
-      cas: casRoutes({ store, actions, log }),
+      cas: casRoutes({ store, chunks, actions, log }),
       answer: (call) => authority.answer({ ...call, user, hops: 0 }),
       status: async () =>
         statusOf(authority, {
@@ -221,17 +300,41 @@ async function assemble(
       readLog: (job, options) => logs.read(job, options),
       obtain: (digest, options, signal) => blobs.obtainBlob(digest, options, signal),
       obtainAll: (entries, signal) => blobs.obtainAll(entries, signal),
+      storage: {
+        clock,
+        store,
+        node: config.name,
+        directory: at('store'),
+        obtain: (digest, options, signal) => blobs.obtainBlob(digest, options, signal),
+      },
+      mirrors: () => mirrorViews(blobs, clock),
+      testMirrors: (query, signal) =>
+        testMirrors({ clock, random, store, urls: config.mirrors }, query, signal),
     },
     { socket: directory.socketPath },
   )
   stack.defer(() => api.close())
 
+  if (config.httpOpen && config.http !== undefined)
+    log.warn({ http: config.http }, 'everybody who reaches the HTTP address may read blobs')
+  stack.use(
+    followStore({
+      log,
+      store,
+      chunks,
+      actions,
+      announcer: authority.finding.announcer,
+      isElsewhere: (digest) => local?.providersOf(digest).some((peer) => peer !== peerId) === true,
+    }),
+  )
   authority.start(record())
+  plane.tokens.beat()
   await links.acceptChildren(authority, lifetime.signal)
   stack.use(
     heartbeat(clock, () => {
       sessions.changed()
       authority.beat()
+      plane.tokens.beat()
       if (offer !== undefined) void refreshDisk(offer, config.data, log)
     }),
   )
@@ -241,7 +344,7 @@ async function assemble(
     name: config.name,
     peerId,
     listen: host.listenAddresses(),
-    http: http ?? '',
+    http: http === undefined ? '' : urlOf('http', http),
     socket: directory.socketPath,
     pid: process.pid,
     protocols: PROTOCOLS,

@@ -7,12 +7,27 @@ import { deadline, sleep, type Clock } from '../base/clock.ts'
 import { MeshError, messageOf } from '../base/errors.ts'
 import type { Random } from '../base/random.ts'
 import type { RequestView } from '../wire/api.ts'
+import type { TokenHolder } from '../wire/access-token.ts'
+import { Announced, type Announcement } from '../wire/announcement.ts'
 import { encodeObject } from '../wire/cbor.ts'
 import type { RequestWire } from '../wire/facts.ts'
-import { ApiAnswer, Done, Located, Owner as OwnerAnswer, type Call } from '../wire/work-messages.ts'
+import {
+  ApiAnswer,
+  Checked,
+  Done,
+  FEATURE_ANNOUNCE,
+  FEATURE_TOKEN,
+  Located,
+  Owner as OwnerAnswer,
+  Token,
+  type Call,
+  type Question,
+} from '../wire/work-messages.ts'
 import { answerChild, type ApiCall, type Authority } from './authority.ts'
-import type { Blobs, LocateQuery } from './blobs/blobs.ts'
+import type { Blobs } from './blobs/blobs.ts'
+import { Finding } from './finding.ts'
 import { holdsEnd, linesOf } from './owner/event-feed.ts'
+import { checkBlobs, keepBlobs, type CaredStore } from './blobs/look-after-blobs.ts'
 import { moveBlobs } from './blobs/move-blobs.ts'
 import { openOutbox, OUTBOX_MAX, type Outbox } from './outbox.ts'
 import { createParents, type Parents, type ParentStatus } from './links/parents.ts'
@@ -31,6 +46,7 @@ export interface RemoteDeps {
   readonly random: Random
   readonly log: Logger
   readonly blobs: Blobs
+  readonly store: CaredStore
   readonly sessions: Sessions
   /** Opens a link to a parent at one address. */
   readonly connect: (
@@ -38,6 +54,8 @@ export interface RemoteDeps {
     handlers: LinkHandlers,
     signal: AbortSignal,
   ) => Promise<PeerLink>
+  /** Called with each new parent: the owner may be another one. */
+  readonly onParent: () => void
 }
 
 export async function openRemoteAuthority(
@@ -53,6 +71,7 @@ export async function openRemoteAuthority(
 
 class RemoteAuthority implements Authority {
   readonly #deps: RemoteDeps
+  readonly finding: Finding
   readonly #outbox: Outbox
   readonly #parents: Parents
   #session: WorkerSession | undefined
@@ -60,9 +79,20 @@ class RemoteAuthority implements Authority {
   #hasWarned = false
 
   constructor(deps: RemoteDeps, outbox: Outbox, addresses: readonly string[]) {
-    const { clock, random, log, sessions } = deps
+    const { clock, random, log, sessions, blobs } = deps
     this.#deps = deps
     this.#outbox = outbox
+    this.finding = new Finding({
+      clock,
+      random,
+      log,
+      blobs,
+      index: {
+        ask: (question, signal) =>
+          this.#link().call({ ...question, method: 'locate' }, Located, { signal }),
+        announce: (announcement, signal) => this.#announce(announcement, signal),
+      },
+    })
     this.#parents = createParents(
       {
         clock,
@@ -72,7 +102,7 @@ class RemoteAuthority implements Authority {
           deps.connect(
             address,
             {
-              onCall: (call, options) => this.#serveParent(call, options.signal),
+              onCall: (call, options) => this.#serveParent(call, options),
               onDesired: (message) => this.#session?.take(message),
             },
             signal,
@@ -81,12 +111,14 @@ class RemoteAuthority implements Authority {
       {
         addresses,
         onLink: (link) => {
-          const session = new WorkerSession(sessions.worker, sessions.offer, (make) =>
+          const session = new WorkerSession(sessions, (make) =>
             link.requestSync(make),
           )
           this.#session = session
           sessions.use(session)
           void link.closed.then(() => sessions.drop(session))
+          this.finding.reached(link.peerId)
+          deps.onParent()
           this.#forward().catch((error: unknown) =>
             log.info({ reason: messageOf(error) }, 'requests could not be handed over yet'),
           )
@@ -127,7 +159,18 @@ class RemoteAuthority implements Authority {
     }
   }
 
-  async #serveParent(call: Call, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+  async #serveParent(
+    call: Call,
+    { signal, peerId: parentId }: { readonly signal: AbortSignal; readonly peerId: string },
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    if (call.method === 'appeared') {
+      this.finding.finder.appeared(call.digests)
+      return encodeObject(Done, { ok: true, bytes: 0, message: '' })
+    }
+    if (call.method === 'check')
+      return encodeObject(Checked, await checkBlobs(this.#deps.store, call.entries, signal))
+    if (call.method === 'keep')
+      return encodeObject(Done, keepBlobs(this.#deps.store.leases, parentId, call))
     if (call.method !== 'pull' && call.method !== 'push')
       throw new MeshError('MESH0603', `a parent does not ask for ${call.method}`)
     return encodeObject(Done, await moveBlobs(this.#deps.blobs, call, signal))
@@ -144,15 +187,32 @@ class RemoteAuthority implements Authority {
     return this.#link().call({ method: 'submit', request }, OwnerAnswer, { signal })
   }
 
-  async locate(query: LocateQuery, _asker: string, signal: AbortSignal): Promise<Located> {
+  /** A child is not told when something appears: it asks again. */
+  async locate(question: Question, _asker: string, signal: AbortSignal): Promise<Located> {
     const link = this.#parents.link()
     if (link === undefined) return { peers: [], providers: [] }
-    const { refs, entries, failed } = query
-    return link.call(
-      { method: 'locate', refs: [...refs], entries: [...entries], failed: [...failed] },
-      Located,
-      { signal },
+    return link.call({ ...question, method: 'locate', watch: [] }, Located, { signal })
+  }
+
+  announce(): Promise<Announced> {
+    return Promise.reject(
+      new MeshError('MESH0603', 'this node has a parent and keeps no index for its children'),
     )
+  }
+
+  async #announce(announcement: Announcement, signal: AbortSignal): Promise<Announced> {
+    const link = this.#link()
+    if (!link.remote.features.includes(FEATURE_ANNOUNCE))
+      throw new MeshError('MESH0121', `${link.remote.record.name} keeps no index: upgrade it`)
+    return link.call({ method: 'announce', ...announcement }, Announced, { signal })
+  }
+
+  async token({ holder, certificate }: TokenHolder, signal: AbortSignal): Promise<string> {
+    const link = this.#link()
+    if (!link.remote.features.includes(FEATURE_TOKEN))
+      throw new MeshError('MESH0121', `${link.remote.record.name} gives no tokens: upgrade it`)
+    const call = { method: 'token', holder, certificate } as const
+    return (await link.call(call, Token, { signal })).token
   }
 
   get waiting(): ReadonlyMap<string, RequestWire> {
@@ -272,6 +332,7 @@ class RemoteAuthority implements Authority {
       ranLocally: 0,
       failures: [],
       exit: 0,
+      replicas: null,
       notices: [unreachable(this.#parents.status()).message],
     }
   }
@@ -318,6 +379,7 @@ class RemoteAuthority implements Authority {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.finding[Symbol.dispose]()
     await this.#parents.stop()
     await this.#outbox[Symbol.asyncDispose]()
   }

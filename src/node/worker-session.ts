@@ -5,12 +5,31 @@
 import type { Logger } from 'pino'
 import type { Worker } from '../build/worker.ts'
 import type { HostEnvironment } from '../build/host-environment.ts'
+import { formatSize } from '../base/units.ts'
+import type { Space } from '../store/retention/space.ts'
 import type { Digest } from '../wire/digest.ts'
 import type { Environment } from '../wire/environment.ts'
 import type { DesiredMessage, Resources, SyncMessage } from '../wire/work-messages.ts'
 
 /** Programs that were hashed because somebody asked; beyond it no more are. */
 const PROBED_TOOLS_MAX = 4096
+
+/** Whether there is room for another job, and what people are told when there is none. */
+export interface Room {
+  readonly state: 'ok' | 'full'
+  readonly note: string
+}
+
+export function roomOf(space: Space, directory: string): Room {
+  const { state, freeBytes, floorBytes, usedBytes, quotaBytes, freeableBytes } = space
+  if (state === 'ok') return { state, note: '' }
+  const facts =
+    quotaBytes === undefined || freeBytes < floorBytes
+      ? `${directory} has ${formatSize(freeBytes)} free: no new jobs until well over ${formatSize(floorBytes)} are`
+      : `the store has ${formatSize(usedBytes)} of the ${formatSize(quotaBytes)} that it may have: no new jobs until it has less`
+  const way = freeableBytes > 0 ? `; ${formatSize(freeableBytes)} could be freed: mesh gc` : ''
+  return { state, note: `${facts}${way}`.slice(0, 1024) }
+}
 
 /** What this node offers, whoever grants. */
 export class Offer {
@@ -63,20 +82,14 @@ export class Offer {
 
 /** One connection. A node without a worker says only that it is there. */
 export class WorkerSession {
-  readonly #worker: Worker | undefined
-  readonly #offer: Offer | undefined
+  readonly #node: Sessions
   readonly #request: (make: () => SyncMessage) => void
   #seq = 0
   #ackSeq = 0
 
   /** `request` asks for a sync to be sent when the connection can take it. */
-  constructor(
-    worker: Worker | undefined,
-    offer: Offer | undefined,
-    request: (make: () => SyncMessage) => void,
-  ) {
-    this.#worker = worker
-    this.#offer = offer
+  constructor(node: Sessions, request: (make: () => SyncMessage) => void) {
+    this.#node = node
     this.#request = request
   }
 
@@ -87,25 +100,28 @@ export class WorkerSession {
 
   #make(): SyncMessage {
     this.#seq += 1
+    const { worker, offer, room } = this.#node
+    const isFull = room.state === 'full'
     return {
       type: 'sync',
       seq: this.#seq,
       ackSeq: this.#ackSeq,
-      state: this.#offer?.isDraining === true ? 'draining' : 'ready',
-      note: this.#offer?.note ?? '',
-      environments: this.#offer?.environments ?? [],
-      capacity: this.#offer?.capacity ?? { cpus: 0, memoryBytes: 0, diskBytes: 0 },
-      running: this.#worker?.running ?? [],
-      finished: this.#worker?.finished ?? [],
+      state: isFull ? 'full' : offer?.isDraining === true ? 'draining' : 'ready',
+      note: isFull ? room.note : (offer?.note ?? ''),
+      environments: offer?.environments ?? [],
+      capacity: offer?.capacity ?? { cpus: 0, memoryBytes: 0, diskBytes: 0 },
+      running: worker?.running ?? [],
+      finished: worker?.finished ?? [],
     }
   }
 
   take(message: DesiredMessage): void {
     if (message.seq <= this.#ackSeq) return
-    if (this.#worker !== undefined && !this.#worker.take(message)) return
+    const { worker, offer } = this.#node
+    if (worker !== undefined && !worker.take(message)) return
     this.#ackSeq = message.seq
-    if (message.tools.length === 0 || this.#offer === undefined) return
-    void this.#offer.probe(message.tools).then((hasAdded) => {
+    if (message.tools.length === 0 || offer === undefined) return
+    void offer.probe(message.tools).then((hasAdded) => {
       if (hasAdded) this.changed()
     })
   }
@@ -115,11 +131,21 @@ export class WorkerSession {
 export class Sessions {
   readonly worker: Worker | undefined
   readonly offer: Offer | undefined
+  /** Of the store, which a node without a worker has too. */
+  #room: Room = { state: 'ok', note: '' }
   #current: WorkerSession | undefined
 
   constructor(worker: Worker | undefined, offer: Offer | undefined) {
     this.worker = worker
     this.offer = offer
+  }
+
+  get room(): Room {
+    return this.#room
+  }
+  set room(room: Room) {
+    this.#room = room
+    this.changed()
   }
 
   get isConnected(): boolean {

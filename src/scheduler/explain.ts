@@ -1,15 +1,17 @@
 /** Why a step waits: one code and sentence from the state, and the whole matrix when asked. */
-import type { WaitReason, NodeEntry, Step } from './model.ts'
+import type { Job, WaitReason, NodeEntry, Step } from './model.ts'
 import { isLive } from './model.ts'
-import { formatSize } from '../base/units.ts'
+import { formatDuration, formatSize } from '../base/units.ts'
 import {
   describeMisfit,
+  environmentFor,
   mayEverStart,
   requirementOf,
   verdictsOf,
   type Requirement,
   type Verdict,
 } from './match.ts'
+import type { Obstacle } from './reach.ts'
 import type { Scheduler } from './scheduler.ts'
 
 export interface Explanation {
@@ -54,12 +56,21 @@ export function reasonOf(scheduler: Scheduler, step: Step, nowMs: number): WaitR
   }
   const present = possible.filter((node) => node.connected && node.state === 'ready')
   if (present.length === 0) {
-    const names = possible.map((node) => `${node.record.name} (${node.state})`)
+    const names = possible.map(
+      ({ record, state, note }) => `${record.name} (${state === 'full' ? `full: ${note}` : state})`,
+    )
     return {
       class: 'away',
       text: `waiting, not failed: no matching node is there: ${listSome(names)}`,
     }
   }
+  const obstacles = present.map((node) => obstacleOf(scheduler, requirement, job, node))
+  const [obstacle] = obstacles
+  if (obstacle !== undefined && obstacles.every((other) => other !== undefined))
+    return {
+      class: obstacle.kind,
+      text: obstacleText(scheduler, obstacle, present, nowMs),
+    }
   const queue = scheduler.queues.of(job)
   const position =
     queue === undefined ? 0 : queue.items.length - queue.items.findIndex((item) => item.job === job)
@@ -68,6 +79,47 @@ export function reasonOf(scheduler: Scheduler, step: Step, nowMs: number): WaitR
     class: 'busy',
     text: `${present.length === 1 ? `the 1 matching node is` : `all ${present.length} matching nodes are`} busy: position ${position} of ${count} in the queue`,
   }
+}
+
+/** What keeps the inputs of the job from the node. */
+function obstacleOf(
+  scheduler: Scheduler,
+  requirement: Requirement,
+  job: Job,
+  node: NodeEntry,
+): Obstacle | undefined {
+  const system = environmentFor(requirement, node)?.system
+  return system === undefined ? undefined : scheduler.obstacle(job, node, system)
+}
+
+function holdersText(scheduler: Scheduler, { holders }: Obstacle, nowMs: number): string {
+  return listSome(
+    holders.map((peerId) => {
+      const node = scheduler.nodes.get(peerId)
+      if (node === undefined) return 'a node that has not been seen since the mesh was started'
+      const { name } = node.record
+      return node.connected
+        ? name
+        : `${name}, offline ${formatDuration(Math.max(0, nowMs - node.disconnectedAtMs))}`
+    }),
+  )
+}
+
+function obstacleText(
+  scheduler: Scheduler,
+  obstacle: Obstacle,
+  nodes: readonly NodeEntry[],
+  nowMs: number,
+): string {
+  const { kind, input, producer } = obstacle
+  const where = holdersText(scheduler, obstacle, nowMs)
+  const origin =
+    producer === undefined
+      ? ''
+      : `; it is the output of ${producer.derivation.name} (${producer.id})`
+  return kind === 'missing'
+    ? `nobody who is there has input ${input}: last seen on ${where}${origin}`
+    : `input ${input} is at ${where}, and no way leads from there to ${listSome(nodes.map((node) => node.record.name))}${origin}`
 }
 
 function inputsReason(step: Step): WaitReason {
@@ -102,17 +154,38 @@ export function explain(scheduler: Scheduler, step: Step, nowMs: number): Explan
   )
   const nodes = [...scheduler.nodes.values()]
     .filter((node) => node.environments.length > 0 || node.record.roles.includes('worker'))
-    .map((node) => ({ node, verdicts: verdictsOf(requirement, node, step.job) }))
+    .map((node) => {
+      const obstacle =
+        step.job?.phase === 'waiting'
+          ? obstacleOf(scheduler, requirement, step.job, node)
+          : undefined
+      const text =
+        obstacle === undefined
+          ? undefined
+          : `${obstacle.input} is at ${holdersText(scheduler, obstacle, nowMs)}`
+      return { node, verdicts: verdictsOf(requirement, node, step.job, text) }
+    })
   const fixes: string[] = []
   if (reason?.class === 'unsatisfiable') fixes.push(...unsatisfiableFixes(step, requirement, nodes))
   if (reason?.class === 'rebind')
     fixes.push(
       'bring back a node with the userland that the request began with, or cancel and submit it again',
     )
-  if (reason?.class === 'away') fixes.push('start one of the nodes that are away')
+  if (reason?.class === 'away')
+    fixes.push(
+      nodes.some(({ node }) => node.state === 'full')
+        ? 'make room on the nodes that are full, or start one of those that are away'
+        : 'start one of the nodes that are away',
+    )
+  if (reason?.class === 'unreachable')
+    fixes.push(
+      'start a node with role store that both can dial:  mesh-node --role store --listen MULTIADDR --parent MULTIADDR',
+    )
+  if (reason?.class === 'missing')
+    fixes.push('start the node that was seen with it, or submit again where the files are')
   return {
     reason,
-    summary: summaryOf(step, reason),
+    summary: summaryOf(scheduler, step, reason),
     waitedMs: step.job === undefined ? 0 : Math.max(0, nowMs - step.job.waitingSinceMs),
     nodes,
     fixes,
@@ -152,12 +225,23 @@ function unsatisfiableFixes(
   return fixes
 }
 
-function summaryOf(step: Step, reason: WaitReason | undefined): string {
+function summaryOf(scheduler: Scheduler, step: Step, reason: WaitReason | undefined): string {
   const { name } = step.derivation
   if (reason !== undefined) return `${name} waits: ${reason.text}`
   switch (step.phase) {
-    case 'done':
-      return `${name} does not wait: it is done${step.cached ? ', from a stored result' : ''}`
+    case 'done': {
+      const places = scheduler.placesOf(step)
+      const parts = [
+        `${name} does not wait: it is done${step.cached ? ', from a stored result' : ''}`,
+        ...(places === undefined ? [] : [places]),
+        ...(step.hasDiverged
+          ? [
+              'its outputs were lost, and building it again gave others: what was built from the first ones keeps them',
+            ]
+          : []),
+      ]
+      return parts.join('; ')
+    }
     case 'failed':
       return `${name} does not wait: it failed: ${step.failure?.message ?? ''}`
     case 'cancelled':

@@ -149,9 +149,14 @@ function sameUserland(want: Userland, have: Userland): boolean | undefined {
 
 /**
  * All checks of one job against one node, failing or not. The job can start there now when all are ok,
- * and could some day when no failing one is permanent.
+ * and could some day when no failing one is permanent. `obstacle` is why it cannot get an input of the job.
  */
-export function verdictsOf(requirement: Requirement, node: NodeEntry, job?: Job): Verdict[] {
+export function verdictsOf(
+  requirement: Requirement,
+  node: NodeEntry,
+  job?: Job,
+  obstacle?: string,
+): Verdict[] {
   const verdicts: Verdict[] = []
   const check = (
     requirementText: string,
@@ -210,12 +215,17 @@ export function verdictsOf(requirement: Requirement, node: NodeEntry, job?: Job)
     )
   if (job !== undefined && job.avoid.has(node.peerId))
     check('not failed here', 'yes', 'it failed here before', false, false)
+  if (obstacle !== undefined) check('inputs', 'within reach', obstacle, false, false)
   // What a node that has just come back had before holds until its first message, but is not built on.
   const isTold = !node.connected || node.ackSeq > 0
   check(
     'state',
     'ready',
-    isTold ? node.state : 'just connected',
+    !isTold
+      ? 'just connected'
+      : node.state === 'full' && node.note !== ''
+        ? `full: ${node.note}`
+        : node.state,
     isTold && node.state === 'ready',
     false,
   )
@@ -333,4 +343,9 @@ export function fitsBinding(userland: Userland | null, bound: Userland | undefin
   return Object.entries(userland.tools).every(([tool, digest]) =>
     [undefined, digest].includes(toolOf(bound, tool)),
   )
+}
+
+/** Whether something made with `userland` for `system` may be mixed into the step's request. */
+export function fitsStep(userland: Userland | null, system: string, step: Step): boolean {
+  return fitsBinding(userland, step.request.bindings.get(system))
 }

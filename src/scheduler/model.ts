@@ -10,8 +10,9 @@ import type { Derivation, ResolvedDerivation } from '../wire/derivation.ts'
 import type { Environment, Isolation, Userland } from '../wire/environment.ts'
 import type { BytesMoved, Phases, RequestWire } from '../wire/facts.ts'
 import type { Usage } from '../wire/result.ts'
-import type { Entry } from '../wire/tree.ts'
-import type { FinishedAttempt, PeerRecord, Resources } from '../wire/work-messages.ts'
+import { sameEntry, type Entry } from '../wire/tree.ts'
+import type { PeerRecord } from '../wire/peer-record.ts'
+import type { FinishedAttempt, Resources } from '../wire/work-messages.ts'
 
 /** How often a step's lost output may make it run again within one request. */
 export const REWINDS_MAX = 3
@@ -23,6 +24,8 @@ export interface Step {
   readonly request: Request
   readonly derivation: Derivation
   readonly index: number
+  /** Its outputs were asked for. */
+  readonly isWanted: boolean
   /** Steps that take an output of this one. */
   readonly dependents: Step[]
   readonly dependencies: Step[]
@@ -37,6 +40,10 @@ export interface Step {
   readonly earlier: Job[]
   key: Digest | undefined
   outputs: Readonly<Record<string, Entry>> | undefined
+  /** Store nodes that have all of its outputs, by peer id; kept for wanted steps. */
+  readonly stores: Map<string, string>
+  /** Another run gave other outputs. */
+  hasDiverged: boolean
   action: Digest | undefined
   log: BlobRef | undefined
   exitCode: number
@@ -57,6 +64,8 @@ export interface Request {
   unsettledCount: number
   failedCount: number
   detachable: boolean
+  /** The client keeps a copy of what was asked for. */
+  takesCopy: boolean
   /** By system: the one userland that its objects are built with. */
   readonly bindings: Map<string, Userland>
   readonly bytes: { peer: number; mirror: number; local: number }
@@ -65,6 +74,8 @@ export interface Request {
   /** Bytes through the owner while the request ran; known at its end. */
   rootBytes: number
   endedAtWall: number | undefined
+  /** Replicas when it was done; undefined before, and for requests of journals that did not count them. */
+  replicasAtEnd: number | undefined
   readonly notices: string[]
 }
 
@@ -93,6 +104,8 @@ export interface Job {
   waitingSinceMs: number
   /** Volatile: the queue that it waits in. */
   queue: string | undefined
+  /** Volatile: nodes that an input has no way to. */
+  cut: ReadonlySet<string>
 }
 
 export interface Attempt {
@@ -127,7 +140,12 @@ export interface Attempt {
   confirmed: boolean
   /** Volatile: `seq` of the last message to the node that held the grant; 0 for none on this connection. */
   sentSeq: number
+  /** Volatile: its inputs were missing there, and those who should have them are being asked. */
+  missing: FinishedAttempt | undefined
 }
+
+/** The cut of a job whose inputs every node can get, as far as is known. */
+export const NOWHERE: ReadonlySet<string> = new Set()
 
 /** What is live of an attempt: it holds a lease. */
 export function isLive(attempt: Attempt): boolean {
@@ -177,4 +195,25 @@ export interface NodeEntry {
 export interface WaitReason {
   readonly class: WaitClass
   readonly text: string
+}
+
+/** Whether two runs gave the same. */
+export function sameOutputs(
+  a: Readonly<Record<string, Entry>>,
+  b: Readonly<Record<string, Entry>>,
+): boolean {
+  const names = Object.keys(a)
+  return (
+    names.length === Object.keys(b).length &&
+    names.every((name) => {
+      const left = a[name]
+      const right = b[name]
+      return left !== undefined && right !== undefined && sameEntry(left, right)
+    })
+  )
+}
+
+/** A failure that no node is to blame for. */
+export function failureOf(step: Step, code: string, message: string): Failure {
+  return { job: step.id, name: step.derivation.name, code, message, node: null, logTail: '' }
 }

@@ -44,6 +44,8 @@ export interface Queue {
   readonly requirement: Requirement
   /** Nodes that failed the jobs of this queue; used only while no other node matches. */
   readonly avoid: ReadonlySet<string>
+  /** Nodes that an input of these jobs has no way to. */
+  readonly cut: ReadonlySet<string>
   /** Worst first, so that the head is popped from the end. */
   readonly items: Item[]
 }
@@ -60,17 +62,16 @@ export class Queues {
   /** Puts a waiting job where it belongs now; it leaves the place that it had. */
   put(job: Job): void {
     const requirement = requirementOf(job.waiters)
-    const key =
-      job.avoid.size === 0
-        ? requirement.key
-        : `${requirement.key} ${[...job.avoid].toSorted().join()}`
+    const key = [requirement.key, ...namesOf('avoid', job.avoid), ...namesOf('cut', job.cut)].join(
+      ' ',
+    )
     const rank = rankOf(job)
     const before = this.#items.get(job)
     if (before !== undefined && job.queue === key && compareRank(before.rank, rank) === 0) return
     this.#remove(job)
     let queue = this.#queues.get(key)
     if (queue === undefined) {
-      queue = { key, requirement, avoid: new Set(job.avoid), items: [] }
+      queue = { key, requirement, avoid: new Set(job.avoid), cut: job.cut, items: [] }
       this.#queues.set(key, queue)
     }
     const item = { job, rank }
@@ -113,6 +114,9 @@ export class Queues {
     if (queue.items.length === 0) this.#queues.delete(queue.key)
   }
 }
+
+const namesOf = (what: string, peerIds: ReadonlySet<string>): string[] =>
+  peerIds.size === 0 ? [] : [`${what} ${[...peerIds].toSorted().join()}`]
 
 /** Index of the first item that is not worse than `rank`. */
 function placeOf(items: readonly Item[], rank: Rank): number {

@@ -5,18 +5,23 @@
  * what is there after it. Nothing here decides; facts about what is no longer known are ignored.
  */
 import assert from 'node:assert/strict'
-import { derivedId } from '../base/random.ts'
-import { dependenciesOf, resolveDerivation } from '../wire/derivation.ts'
-import type { Fact, RequestWire } from '../wire/facts.ts'
-import { isLive, type Attempt, type Job, type Request, type Step } from './model.ts'
-
-/** The id that people use for a derivation of a request. */
-function stepId(request: string, derivation: string): string {
-  return derivedId('j', `${request}/${derivation}`)
-}
+import { resolveDerivation } from '../wire/derivation.ts'
+import type { Fact, NodeRef, RequestWire } from '../wire/facts.ts'
+import { makeRequest } from './make-request.ts'
+import {
+  isLive,
+  NOWHERE,
+  sameOutputs,
+  type Attempt,
+  type Job,
+  type Request,
+  type Step,
+} from './model.ts'
 
 /** Notices kept per request; later ones are dropped. */
 const NOTICES_MAX = 50
+/** Store nodes that are remembered per step; later ones are not. */
+const STORES_MAX = 8
 
 export class State {
   epoch = 0
@@ -59,12 +64,14 @@ export class State {
         this.#evict(fact.request)
         return
       case 'detachable':
+      case 'left':
       case 'bound':
       case 'noticed':
       case 'closed':
         this.#changeRequest(fact)
         return
       case 'pinned':
+      case 'stored':
       case 'failed':
       case 'rewound':
       case 'reopened':
@@ -81,13 +88,16 @@ export class State {
   }
 
   #changeRequest(
-    fact: Extract<Fact, { type: 'detachable' | 'bound' | 'noticed' | 'closed' }>,
+    fact: Extract<Fact, { type: 'detachable' | 'left' | 'bound' | 'noticed' | 'closed' }>,
   ): void {
     const request = this.requests.get(fact.request)
     if (request === undefined) return
     switch (fact.type) {
       case 'detachable':
         request.detachable = true
+        return
+      case 'left':
+        request.takesCopy = false
         return
       case 'bound':
         request.bindings.set(fact.system, fact.userland)
@@ -99,6 +109,7 @@ export class State {
         request.state = fact.state
         request.endedAtWall = fact.atWall
         request.rootBytes = fact.rootBytes
+        request.replicasAtEnd = fact.replicas
         for (const step of request.steps.values())
           if (step.phase === 'blocked' || step.phase === 'open') this.#settle(step, 'cancelled')
         this.finished.add(request)
@@ -132,6 +143,7 @@ export class State {
         abandonedAtMs: undefined,
         waitingSinceMs: 0,
         queue: undefined,
+        cut: NOWHERE,
       }
       this.jobs.set(job.id, job)
       const open = this.openJobs.get(job.key)
@@ -176,6 +188,7 @@ export class State {
       leaseUntilMs: Number.POSITIVE_INFINITY,
       confirmed: false,
       sentSeq: 0,
+      missing: undefined,
     }
     job.attempts.push(attempt)
     job.phase = 'leased'
@@ -214,18 +227,27 @@ export class State {
     if (job.waiters.size === 0) this.#close(job)
   }
 
-  #changeStep(fact: Extract<Fact, { type: 'pinned' | 'failed' | 'rewound' | 'reopened' }>): void {
+  #changeStep(
+    fact: Extract<Fact, { type: 'pinned' | 'stored' | 'failed' | 'rewound' | 'reopened' }>,
+  ): void {
     const step = this.requests.get(fact.request)?.steps.get(fact.derivation)
     if (step === undefined) return
     switch (fact.type) {
       case 'pinned':
+        if (step.outputs !== undefined && !sameOutputs(step.outputs, fact.outputs))
+          step.hasDiverged = true
         step.outputs = fact.outputs
+        step.stores.clear()
+        if (fact.store !== undefined) addStore(step, fact.store)
         step.action = fact.action
         step.cached = fact.cached
         step.log = fact.log ?? undefined
         step.exitCode = fact.exitCode
         step.rebuild = false
         this.#settle(step, 'done')
+        return
+      case 'stored':
+        addStore(step, fact.node)
         return
       case 'failed':
         step.failure = fact.failure
@@ -235,6 +257,7 @@ export class State {
       case 'rewound':
         step.rewinds += 1
         step.rebuild = true
+        step.stores.clear()
         this.#unfinish(step.request)
         this.#block(step)
         return
@@ -318,78 +341,10 @@ function setPhase(step: Step, phase: Step['phase']): void {
   step.phase = phase
 }
 
+function addStore(step: Step, { peerId, name }: NodeRef): void {
+  if (step.stores.size < STORES_MAX) step.stores.set(peerId, name)
+}
+
 function isUnsettled(phase: Step['phase']): boolean {
   return phase === 'blocked' || phase === 'open'
-}
-
-/** Dependencies before dependents. The graph has no circle: it was checked before it was accepted. */
-export function topological(steps: readonly Step[]): Step[] {
-  const ordered: Step[] = []
-  const missing = new Map(steps.map((step) => [step, step.dependencies.length]))
-  const ready = steps.filter((step) => step.dependencies.length === 0)
-  for (let step = ready.pop(); step !== undefined; step = ready.pop()) {
-    ordered.push(step)
-    for (const dependent of step.dependents) {
-      const left = (missing.get(dependent) ?? 0) - 1
-      missing.set(dependent, left)
-      if (left === 0) ready.push(dependent)
-    }
-  }
-  assert(ordered.length === steps.length, 'the graph has a circle')
-  return ordered
-}
-
-/** A request whose steps are linked and have their heights. Its graph was checked before. */
-export function makeRequest(wire: RequestWire, seq: number): Request {
-  const steps = new Map<string, Step>()
-  const request: Request = {
-    wire,
-    seq,
-    steps,
-    state: 'active',
-    unsettledCount: wire.graph.derivations.length,
-    failedCount: 0,
-    detachable: false,
-    bindings: new Map(),
-    bytes: { peer: 0, mirror: 0, local: 0 },
-    rootBytes: 0,
-    rootBytesBefore: 0,
-    endedAtWall: undefined,
-    notices: [],
-  }
-  for (const [index, derivation] of wire.graph.derivations.entries()) {
-    steps.set(derivation.name, {
-      id: stepId(wire.id, derivation.name),
-      request,
-      derivation,
-      index,
-      dependents: [],
-      dependencies: [],
-      height: 0,
-      phase: 'blocked',
-      job: undefined,
-      earlier: [],
-      key: undefined,
-      outputs: undefined,
-      action: undefined,
-      log: undefined,
-      exitCode: 0,
-      cached: false,
-      rewinds: 0,
-      rebuild: false,
-      failure: undefined,
-    })
-  }
-  for (const step of steps.values()) {
-    for (const name of dependenciesOf(step.derivation)) {
-      const dependency = steps.get(name)
-      assert(dependency !== undefined, 'graphs are checked before they are accepted')
-      step.dependencies.push(dependency)
-      dependency.dependents.push(step)
-    }
-  }
-  for (const step of topological([...steps.values()]).toReversed())
-    step.height =
-      1 + step.dependents.reduce((height, dependent) => Math.max(height, dependent.height), 0)
-  return request
 }

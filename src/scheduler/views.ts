@@ -12,7 +12,8 @@ import type {
 import type { Entry } from '../wire/tree.ts'
 import { explain, reasonOf } from './explain.ts'
 import { isLive, type Attempt, type NodeEntry, type Request, type Step } from './model.ts'
-import type { Moment, Scheduler } from './scheduler.ts'
+import type { Moment } from './events.ts'
+import type { Scheduler } from './scheduler.ts'
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString()
 
@@ -79,7 +80,13 @@ export function jobView(scheduler: Scheduler, step: Step, moment: Moment): JobVi
 }
 
 /** `ownerName` is this node; the times are by its clock. */
-export function requestView(request: Request, ownerName: string, moment: Moment): RequestView {
+export function requestView(
+  scheduler: Scheduler,
+  request: Request,
+  ownerName: string,
+  moment: Moment,
+): RequestView {
+  const replicas = scheduler.replicasOf(request)
   const counts = {
     total: request.steps.size,
     built: 0,
@@ -155,6 +162,7 @@ export function requestView(request: Request, ownerName: string, moment: Moment)
     ranLocally,
     failures,
     exit: exitOf(request),
+    replicas: ['failed', 'cancelled'].includes(request.state) ? null : (replicas ?? null),
     notices: [...request.notices],
   }
 }
@@ -225,7 +233,7 @@ export function totals(scheduler: Scheduler): {
   jobs: { waiting: number; running: number }
   activeRequests: number
 } {
-  const nodes = { ready: 0, draining: 0, lost: 0, sleeping: 0, waking: 0, broken: 0 }
+  const nodes = { ready: 0, draining: 0, full: 0, lost: 0, sleeping: 0, waking: 0, broken: 0 }
   const cpus = { total: 0, busy: 0 }
   for (const node of scheduler.nodes.values()) {
     nodes[node.state] += 1

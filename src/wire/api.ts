@@ -12,6 +12,7 @@
  * | PUT /api/requests/ID | Submission → RequestView (the same again for the same id) |
  * | GET /api/requests/ID/events | → NDJSON of Event: all that is so far, then what changes, up to `end` |
  * | POST /api/requests/ID/cancel | → RequestView |
+ * | POST /api/requests/ID/leave | → RequestView: the client takes no copy of the outputs after all |
  * | POST /api/dry-run | Submission → DryRun |
  * | GET /api/jobs/ID | → JobView |
  * | GET /api/jobs/ID/why | → Why |
@@ -40,7 +41,7 @@ export const BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 export const PRIORITY_DEFAULT = 50
 export const Priority = z.int().min(0).max(100)
-export const ROLES = ['root', 'worker', 'store', 'client'] as const
+export const ROLES = ['root', 'worker', 'store', 'mirror', 'client'] as const
 export const Role = z.enum(ROLES)
 export type Role = z.infer<typeof Role>
 
@@ -51,6 +52,8 @@ export const Submission = z.object({
   keepGoing: z.boolean().default(false),
   /** Fail at once when no node can build a derivation, instead of waiting. */
   noWait: z.boolean().default(false),
+  /** The client itself keeps a copy of the outputs, which counts as a replica. */
+  takesCopy: z.boolean().default(false),
 })
 export type Submission = z.infer<typeof Submission>
 
@@ -71,6 +74,8 @@ const WAIT_CLASSES = [
   'rebind',
   'recovery',
   'retry',
+  'unreachable',
+  'missing',
 ] as const
 export const WaitClass = z.enum(WAIT_CLASSES)
 export type WaitClass = z.infer<typeof WaitClass>
@@ -177,6 +182,8 @@ export const RequestView = z.object({
   failures: z.array(Failure),
   /** The exit code that `mesh submit` ends with once the request has ended. */
   exit: z.int().min(0).max(255),
+  /** Copies of what was asked for, each on a store node or with the client; null before they are known. */
+  replicas: count.nullable(),
   notices: z.array(z.string()),
 })
 export type RequestView = z.infer<typeof RequestView>
@@ -196,7 +203,7 @@ export type Event = z.infer<typeof Event>
 
 const ResourcesJson = z.object({ cpus: count, memoryBytes: count, diskBytes: count })
 
-const NODE_STATES = ['ready', 'draining', 'lost', 'sleeping', 'waking', 'broken'] as const
+const NODE_STATES = ['ready', 'draining', 'full', 'lost', 'sleeping', 'waking', 'broken'] as const
 export const NodeState = z.enum(NODE_STATES)
 export type NodeState = z.infer<typeof NodeState>
 

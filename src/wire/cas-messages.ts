@@ -6,7 +6,8 @@
  */
 import { z } from 'zod'
 import { MeshError } from '../base/errors.ts'
-import { decodeObject, encodeObject } from './cbor.ts'
+import { decodeObject, encodeObject, OBJECT_BYTES_MAX } from './cbor.ts'
+import { CHUNKS_MAX } from './chunk-list.ts'
 import { BlobRefWire, DigestBytes, Size, type Digest } from './digest.ts'
 
 export const HAVE_ITEMS_MAX = 4096
@@ -14,9 +15,28 @@ export const GET_ITEMS_MAX = 1024
 export const OFFER_ITEMS_MAX = 4096
 /** Bytes of blobs in one DATA frame. */
 export const DATA_BYTES_MAX = 256 * 1024
+/** Chunks of one BITS; of more a bitmap is sent. */
+const BITS_ADDED_MAX = 4096
+/** Bytes of a chunk list in one reply. */
+export const CHUNKS_REPLY_BYTES_MAX = 512 * 1024
+
+/** In the hello of an end that takes part in swarms: join, bits, leave, and `later` as an answer. */
+export const FEATURE_SWARM = 'swarm'
+/** In the hello of an end that answers `chunks`. */
+export const FEATURE_CHUNKS = 'chunks'
 
 /** Chosen by the asker, unique among its requests on the channel. */
 const RequestNumber = z.int().min(0).max(0xffffffff)
+const ListBytes = z.int().min(0).max(OBJECT_BYTES_MAX)
+
+/** Bit n, lowest first in each byte, tells of chunk n. */
+const Bitmap = z
+  .instanceof(Uint8Array)
+  .refine((bytes) => bytes.byteLength <= Math.ceil(CHUNKS_MAX / 8))
+const ChunkNumber = z
+  .int()
+  .min(0)
+  .max(CHUNKS_MAX - 1)
 
 const MESSAGES = {
   /** First frame of both ends. */
@@ -35,7 +55,10 @@ const MESSAGES = {
       .min(1)
       .max(GET_ITEMS_MAX),
   }),
-  /** These items are not coming (any more). `failed`: the answerer could not read its own store. */
+  /**
+   * These items are not coming (any more). `failed`: the answerer could not read its own store. `later`, only
+   * to members of its swarm: they are for others first, or not here yet; its bits say when.
+   */
   no: z.object({
     id: RequestNumber,
     items: z
@@ -47,7 +70,7 @@ const MESSAGES = {
       )
       .min(1)
       .max(GET_ITEMS_MAX),
-    why: z.enum(['absent', 'denied', 'busy', 'failed']),
+    why: z.enum(['absent', 'denied', 'busy', 'failed', 'later']),
   }),
   /** The asker wants no more of a request. No answer; DATA under way is ignored. */
   cancel: z.object({ id: RequestNumber }),
@@ -57,6 +80,27 @@ const MESSAGES = {
   offerReply: z.object({ id: RequestNumber, ok: z.boolean(), message: z.string().max(2000) }),
   ping: z.object({ id: RequestNumber }),
   pong: z.object({ id: RequestNumber }),
+  /**
+   * "I am fetching this blob after the chunk list with this sha256, have these chunks, and want to exchange
+   * them": answered by bits, or by leave when there is no room.
+   */
+  join: z.object({ digest: DigestBytes, size: Size, list: DigestBytes, bitmap: Bitmap }),
+  /** What may be asked for from now on: these besides, or just those of the bitmap. */
+  bits: z.object({
+    digest: DigestBytes,
+    added: z.array(ChunkNumber).max(BITS_ADDED_MAX).optional(),
+    bitmap: Bitmap.optional(),
+  }),
+  /** Tell me no more of this blob, and ask no more as a member. */
+  leave: z.object({ digest: DigestBytes }),
+  /** Asks for the chunk list of a blob (wire/chunk-list.ts): its encoding from `offset` on. */
+  chunks: z.object({ id: RequestNumber, digest: DigestBytes, offset: ListBytes }),
+  /** As much of it as fits; `size` is of the whole encoding, 0 when there is no list. */
+  chunksReply: z.object({
+    id: RequestNumber,
+    size: ListBytes,
+    bytes: z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength <= CHUNKS_REPLY_BYTES_MAX),
+  }),
 } as const
 
 type Messages = { [Type in keyof typeof MESSAGES]: z.infer<(typeof MESSAGES)[Type]> }
@@ -77,6 +121,11 @@ const CODES = {
   offerReply: 9,
   ping: 10,
   pong: 11,
+  join: 12,
+  bits: 13,
+  leave: 14,
+  chunks: 15,
+  chunksReply: 16,
 } as const
 const DATA_CODE = 5
 
@@ -147,6 +196,19 @@ export function decodeCasFrame(
       return { type: 'ping', ...decodeObject(MESSAGES.ping, body, 'cas ping') }
     case CODES.pong:
       return { type: 'pong', ...decodeObject(MESSAGES.pong, body, 'cas pong') }
+    case CODES.join:
+      return { type: 'join', ...decodeObject(MESSAGES.join, body, 'cas join') }
+    case CODES.bits:
+      return { type: 'bits', ...decodeObject(MESSAGES.bits, body, 'cas bits') }
+    case CODES.leave:
+      return { type: 'leave', ...decodeObject(MESSAGES.leave, body, 'cas leave') }
+    case CODES.chunks:
+      return { type: 'chunks', ...decodeObject(MESSAGES.chunks, body, 'cas chunks') }
+    case CODES.chunksReply:
+      return {
+        type: 'chunksReply',
+        ...decodeObject(MESSAGES.chunksReply, body, 'cas chunks reply'),
+      }
     case undefined:
       throw new MeshError('MESH0210', 'cas frame is empty')
     default:

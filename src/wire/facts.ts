@@ -26,16 +26,21 @@ import { EntryWire } from './tree.ts'
 const wallMs = z.int().min(0)
 const count = z.int().min(0)
 
+const NodeRef = z.object({ peerId: PeerId, name: NodeName })
+export type NodeRef = z.infer<typeof NodeRef>
+
 /** A request as it travels to its owner. */
 export const RequestWire = z.object({
   id: RequestId,
   user: text(256),
   /** The node that was asked: it has the sources. */
-  entry: z.object({ peerId: PeerId, name: NodeName }),
+  entry: NodeRef,
   graph: GraphWire,
   priority: Priority,
   keepGoing: z.boolean(),
   noWait: z.boolean(),
+  /** The client keeps a copy of what it asked for: one replica. */
+  takesCopy: z.boolean().optional(),
   submittedAtWall: wallMs,
 })
 export type RequestWire = z.infer<typeof RequestWire>
@@ -53,6 +58,8 @@ export const Fact = z.discriminatedUnion('type', [
   z.object({ type: z.literal('accepted'), request: RequestWire }),
   /** No further byte is needed from the submitter. */
   z.object({ type: z.literal('detachable'), request: RequestId }),
+  /** The client takes no copy after all. */
+  z.object({ type: z.literal('left'), request: RequestId }),
   /** The request builds for `system` with this userland from now on. */
   z.object({
     type: z.literal('bound'),
@@ -72,7 +79,7 @@ export const Fact = z.discriminatedUnion('type', [
     type: z.literal('granted'),
     job: JobId,
     attempt: AttemptId,
-    node: z.object({ peerId: PeerId, name: NodeName }),
+    node: NodeRef,
     /** Which start of the node it was granted to. */
     boot: text(64),
     system: System,
@@ -111,6 +118,15 @@ export const Fact = z.discriminatedUnion('type', [
     /** Log of the run that made them. */
     log: BlobRefWire.nullable(),
     exitCode: z.int().min(0).max(255),
+    /** The store node that has them from the start: where they were made. */
+    store: NodeRef.optional(),
+  }),
+  /** The store node has all that the step's outputs hold. */
+  z.object({
+    type: z.literal('stored'),
+    request: RequestId,
+    derivation: DerivationName,
+    node: NodeRef,
   }),
   z.object({
     type: z.literal('failed'),
@@ -128,6 +144,8 @@ export const Fact = z.discriminatedUnion('type', [
     request: RequestId,
     state: z.enum(['done', 'failed', 'cancelled']),
     rootBytes: count,
+    /** Copies of what was asked for at its end; left out where it is not known. */
+    replicas: count.optional(),
     atWall: wallMs,
   }),
   z.object({ type: z.literal('evicted'), request: RequestId }),

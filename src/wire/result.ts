@@ -51,10 +51,14 @@ const ActionResultWire = resultSchema(DigestBytes, EntryWire, BlobRefWire)
 export const ActionResultJson = resultSchema(DigestHex, EntryJson, BlobRefJson)
 export type ActionResult = z.infer<typeof ActionResultWire>
 
+/** Of an Ed25519 signature. */
+export const SIGNATURE_BYTES = 64
+
 const Signature = z.object({
   peerId: PeerId,
-  signature: z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength === 64),
+  signature: z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength === SIGNATURE_BYTES),
 })
+type Signature = z.infer<typeof Signature>
 /** The canonical bytes of a result with its signatures. */
 export const SignedResult = z.object({
   body: z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength <= 256 * 1024),
@@ -120,11 +124,11 @@ export const encodeSignedResult = (signed: SignedResult): Uint8Array<ArrayBuffer
 export const decodeSignedResult = (bytes: Uint8Array): SignedResult =>
   decodeObject(SignedResult, bytes, 'signed result')
 
-function signBytes(signer: Signer, bytes: Uint8Array): SignedResult['builder'] {
+export function signBytes(signer: Signer, bytes: Uint8Array): Signature {
   return { peerId: signer.peerId, signature: new Uint8Array(sign(null, bytes, signer.privateKey)) }
 }
 
-function verifyBytes(signature: SignedResult['builder'], bytes: Uint8Array): boolean {
+export function verifyBytes(signature: Signature, bytes: Uint8Array): boolean {
   return verify(null, bytes, publicKeyOf(signature.peerId), signature.signature)
 }
 

@@ -12,7 +12,7 @@
  * All of it is about the node that is asked.
  */
 import { z } from 'zod'
-import { DigestHex } from './digest.ts'
+import { DigestHex, Size } from './digest.ts'
 
 const count = z.int().min(0)
 const Amount = z.object({ count, bytes: count })
@@ -30,20 +30,21 @@ export const Space = z.object({
   freeBytes: count,
   /** What is always left free on the disk. */
   floorBytes: count,
+  /** What could be removed, as of the last look at all blobs. */
+  freeableBytes: count,
 })
 export type Space = z.infer<typeof Space>
 
 /** Why bytes are where they are; a blob is in the first class that fits. */
-const STORAGE_CLASSES = [
+export const StorageClass = z.enum([
   'pinned',
   'leased',
   'recent',
-  'evictable',
+  'idle',
   'partial',
-  'executable',
+  'executables',
   'trash',
-] as const
-export const StorageClass = z.enum(STORAGE_CLASSES)
+])
 export type StorageClass = z.infer<typeof StorageClass>
 
 export const Storage = z.object({
@@ -57,29 +58,35 @@ export type Storage = z.infer<typeof Storage>
 
 export const GcRequest = z.strictObject({
   dryRun: z.boolean().default(false),
-  /** How much to free; without it, down to the low-water mark of the quota and up to the floor. */
+  /** How much to free, least recently used first; without it, all that may go. */
   freeBytes: count.optional(),
 })
+export type GcRequest = z.infer<typeof GcRequest>
 export const GcReport = z.object({
   v: z.literal(1),
   node: z.string(),
   dryRun: z.boolean(),
+  /** What went, or would go. */
   evicted: Amount,
-  /** What had to stay, by reason. */
-  kept: z.record(StorageClass, Amount),
+  /** Less than what was asked for by so much. */
+  shortBytes: count,
+  /** All that was looked at, by the reason why it may or may not go. */
+  classes: z.partialRecord(StorageClass, Amount),
   space: Space,
 })
 export type GcReport = z.infer<typeof GcReport>
 
 export const Pin = z.object({
   digest: DigestHex,
-  size: count,
+  size: Size,
   /** A `dir` is pinned with all that is in it. */
   kind: z.enum(['file', 'dir']),
-  label: z.string().max(256),
-  atWallMs: count,
+  /** For people. */
+  label: z.string().max(200),
+  atWall: z.string(),
 })
 export type Pin = z.infer<typeof Pin>
 
 export const PinRequest = Pin.pick({ digest: true, kind: true, label: true }).strict()
+export type PinRequest = z.infer<typeof PinRequest>
 export const UnpinRequest = Pin.pick({ digest: true }).strict()

@@ -5,12 +5,14 @@
  * may be repeated. What needs an answer is a `call`; its answers carry the same id, the last one `done`.
  */
 import { z } from 'zod'
-import { Role } from './api.ts'
+import { TOKEN_TEXT_MAX } from './access-token.ts'
+import { Announcement } from './announcement.ts'
 import { BlobRefWire, DigestBytes, Size } from './digest.ts'
 import { RunLimits } from './derivation.ts'
 import { EnvironmentWire, Isolation, UserlandWire } from './environment.ts'
 import { BytesMoved, Phases, RequestWire } from './facts.ts'
 import { AttemptId, JobId, NodeName, PeerId, text, ToolName } from './names.ts'
+import { PeerRecord } from './peer-record.ts'
 import { SignedResult, Usage } from './result.ts'
 import { EntryWire } from './tree.ts'
 
@@ -19,6 +21,12 @@ export const CAS_PROTOCOL = '/mesh/cas/1'
 export const LOG_PROTOCOL = '/mesh/log/1'
 /** The range of versions of the messages below that this program speaks. */
 export const WORK_VERSION = { min: 1, max: 1 } as const
+/** In the hello of a node that answers `token`. */
+export const FEATURE_TOKEN = 'token'
+/** In the hello of a node that answers `announce`. */
+export const FEATURE_ANNOUNCE = 'announce'
+/** In the hello of a node that answers `check` and `keep`. */
+export const FEATURE_KEEP = 'keep'
 
 /** A lease runs this long after the last exchange; both sides count on their own monotonic clock. */
 export const LEASE_MS = 20_000
@@ -33,18 +41,6 @@ export const TOOLS_WANTED_MAX = 256
 export const API_BODY_BYTES_MAX = 12 * 1024 * 1024
 
 const count = z.int().min(0)
-
-/** Where a peer's blobs can be had. */
-export const PeerRecord = z.object({
-  peerId: PeerId,
-  name: NodeName,
-  roles: z.array(Role).max(8),
-  /** libp2p addresses without the peer id; empty when nobody can dial it. */
-  addresses: z.array(text(256)).max(16),
-  /** Base URL of its HTTP side. */
-  http: text(256).nullable(),
-})
-export type PeerRecord = z.infer<typeof PeerRecord>
 
 export const Resources = z.object({ cpus: count, memoryBytes: count, diskBytes: count })
 export type Resources = z.infer<typeof Resources>
@@ -151,7 +147,8 @@ const Sync = z.object({
   seq: count,
   /** `seq` of the last `desired` that was taken in; 0 for none on this connection. */
   ackSeq: count,
-  state: z.enum(['ready', 'draining']),
+  /** `full`: no room for another job; the note says how much there is. */
+  state: z.enum(['ready', 'draining', 'full']),
   note: text(1024),
   environments: z.array(EnvironmentWire).max(64),
   capacity: Resources,
@@ -177,6 +174,31 @@ const Desired = z.object({
 })
 export type DesiredMessage = z.infer<typeof Desired>
 
+export const CHECK_ENTRIES_MAX = 64
+export const KEEP_CHANGES_MAX = 4096
+const KeptEntryWire = z.object({ digest: DigestBytes, size: Size, kind: z.enum(['file', 'dir']) })
+
+export const LOCATE_ITEMS_MAX = 1024
+export const ABSENT_ITEMS_MAX = 1024
+
+export const Question = z.object({
+  /** Asking for a blob that is fetched in parts is joining its swarm. */
+  refs: z.array(BlobRefWire).max(LOCATE_ITEMS_MAX),
+  /** Whole trees that are wanted although `failed` could not be used: a store node gets them first. */
+  entries: z.array(EntryWire).max(1024),
+  failed: z.array(PeerId).max(64),
+  /** The asker asks store nodes itself: they are named apart, not as providers of what is unknown. */
+  asksStores: z.boolean().optional(),
+  /** Of `refs`: the asker wants to be told (`appeared`) when somebody has what nobody has yet. */
+  watch: z.array(DigestBytes).max(LOCATE_ITEMS_MAX).optional(),
+  /** Peers that did not have what they were said to have. */
+  absent: z
+    .array(z.tuple([DigestBytes, PeerId]))
+    .max(ABSENT_ITEMS_MAX)
+    .optional(),
+})
+export type Question = z.infer<typeof Question>
+
 /** Calls that a node makes to its parent (up) or to a child (down). */
 export const Call = z.discriminatedUnion('method', [
   /** Up: take this request over. Answer: Owner. */
@@ -192,13 +214,17 @@ export const Call = z.discriminatedUnion('method', [
   }),
   /** Up: the events of a request, as a stream of ApiAnswer. */
   z.object({ method: z.literal('events'), request: text(64), hops: z.int().min(0).max(16) }),
-  /** Up: who has these? `failed` are peers that could not be used. Answer: Located. */
+  /** Up: who has these? Answer: Located. */
+  Question.extend({ method: z.literal('locate') }),
+  /** Up, with FEATURE_ANNOUNCE: what this node has. Answer: Announced. */
+  Announcement.extend({ method: z.literal('announce') }),
+  /** Down: somebody has these, which the child wanted to be told. Answer: Done. */
   z.object({
-    method: z.literal('locate'),
-    refs: z.array(BlobRefWire).max(1024),
-    entries: z.array(EntryWire).max(1024),
-    failed: z.array(PeerId).max(64),
+    method: z.literal('appeared'),
+    digests: z.array(DigestBytes).max(LOCATE_ITEMS_MAX),
   }),
+  /** Up, with FEATURE_TOKEN: a token for a node at or below the asker, who answers for it. Answer: Token. */
+  z.object({ method: z.literal('token'), holder: PeerId, certificate: DigestBytes }),
   /** Down: fetch these from the peers. Answer: Done. */
   z.object({
     method: z.literal('pull'),
@@ -207,21 +233,46 @@ export const Call = z.discriminatedUnion('method', [
   }),
   /** Down: offer these to a store node. Answer: Done. */
   z.object({ method: z.literal('push'), entries: z.array(EntryWire).max(10_000), to: PeerRecord }),
+  /** Down, with FEATURE_KEEP: which of these are here whole and undamaged? Answer: Checked. */
+  z.object({ method: z.literal('check'), entries: z.array(EntryWire).max(CHECK_ENTRIES_MAX) }),
+  /**
+   * Down, with FEATURE_KEEP: a change of the set that is not to be evicted for the caller's sake, which
+   * also renews it. Answer: Done; not ok where the set is another than `base`.
+   */
+  z.object({
+    method: z.literal('keep'),
+    /** Digest of the set before the change; null to begin anew. */
+    base: DigestBytes.nullable(),
+    add: z.array(KeptEntryWire).max(KEEP_CHANGES_MAX),
+    remove: z.array(DigestBytes).max(KEEP_CHANGES_MAX),
+  }),
 ])
 export type Call = z.infer<typeof Call>
 
 export const Owner = z.object({ name: NodeName, peerId: PeerId })
 export type Owner = z.infer<typeof Owner>
+export const Token = z.object({ token: text(TOKEN_TEXT_MAX) })
 export const ApiAnswer = z.object({ status: z.int(), body: z.string().max(API_BODY_BYTES_MAX) })
 export type ApiAnswer = z.infer<typeof ApiAnswer>
 export const Located = z.object({
   peers: z.array(PeerRecord).max(256),
   /** For each asked digest the indexes of the peers that should have it. */
   providers: z.array(z.tuple([DigestBytes, z.array(count).max(8)])).max(2048),
+  /** Others that are fetching the digest and have parts of it. */
+  swarm: z
+    .array(z.tuple([DigestBytes, z.array(count).max(16)]))
+    .max(LOCATE_ITEMS_MAX)
+    .optional(),
+  /** Indexes of store nodes, which may have what has no providers. */
+  stores: z.array(count).max(8).optional(),
+  /** Those of `watch` of which the asker will be told. */
+  watching: z.array(DigestBytes).max(LOCATE_ITEMS_MAX).optional(),
 })
 export type Located = z.infer<typeof Located>
 export const Done = z.object({ ok: z.boolean(), bytes: Size, message: text(4096) })
 export type Done = z.infer<typeof Done>
+export const Checked = z.object({ held: z.array(DigestBytes).max(CHECK_ENTRIES_MAX) })
+export type Checked = z.infer<typeof Checked>
 
 export const WorkMessage = z.discriminatedUnion('type', [
   Hello,

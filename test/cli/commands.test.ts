@@ -75,6 +75,7 @@ test('submit: --json is the last line and holds the contract; the second time al
     'state',
     'jobs',
     'outputs',
+    'replicas',
     'bytes',
     'wallMs',
     'serialMs',
@@ -264,6 +265,7 @@ test(
     assert.match(screen, /hello +waiting {2}no node has it/)
     assert.ok(screen.endsWith(`${[...daemon.requests.keys()][0]}\r\n`), JSON.stringify(screen))
     assert.equal([...daemon.requests.values()][0]?.view.state, 'running')
+    assert.deepEqual(daemon.left, [...daemon.requests.keys()])
   },
 )
 

@@ -61,6 +61,8 @@ export class FakeDaemon implements AsyncDisposable {
   readonly directory = mkdtempSync(join(tmpdir(), 'mesh-cli-'))
   readonly socket = join(this.directory, 'node.sock')
   readonly blobs = new Map<Digest, Buffer>()
+  /** Requests whose client takes no copy after all. */
+  readonly left: string[] = []
   readonly requests = new Map<string, FakeRequest>()
   /** Bytes of blobs that were uploaded, by the way they came. */
   readonly uploads = { batches: 0, singles: 0 }
@@ -160,6 +162,9 @@ export class FakeDaemon implements AsyncDisposable {
         return this.#events(this.#request(id), response)
       case 'POST /api/requests/ID/cancel':
         return json(this.#cancel(this.#request(id)))
+      case 'POST /api/requests/ID/leave':
+        this.left.push(this.#request(id).view.id)
+        return json(this.#request(id).view)
       case 'POST /api/dry-run':
         return json(dryRunOf(Submission.parse(JSON.parse(String(await bodyOf(request))))))
       case 'GET /api/jobs': {
@@ -306,6 +311,7 @@ export class FakeDaemon implements AsyncDisposable {
         ranLocally: 0,
         failures: [],
         exit: 0,
+        replicas: null,
         notices: [],
       },
       jobs,
@@ -564,7 +570,7 @@ export class FakeDaemon implements AsyncDisposable {
       version: '0.1.0',
       root: { name: NODE, peerId: PEER_ID, connected: true },
       parents: [],
-      nodes: { ready: 2, lost: 1, draining: 0, sleeping: 0, waking: 0, broken: 0 },
+      nodes: { ready: 2, lost: 1, draining: 0, full: 0, sleeping: 0, waking: 0, broken: 0 },
       cpus: { total: 24, busy: 13 },
       jobs: { waiting: 41, running: 12 },
       requests: { active: 2, local: 0 },

@@ -53,6 +53,7 @@ function request(change: Partial<RequestView> = {}): RequestView {
     ranLocally: 37,
     failures: [],
     exit: 0,
+    replicas: null,
     notices: [],
     ...change,
   }
@@ -256,6 +257,21 @@ test('progress: the summary', () => {
     '  moved      1.5 GiB from peers, 34 MiB from mirrors, 1 KiB were there; through the root: 0 B',
     '  time       3m10s; one after the other 40m51s: speed-up 12.9x',
   ])
+})
+
+test('progress: the summary of what has too few copies says so, and the region what it waits for', () => {
+  const state = running()
+  const once = request({ state: 'done', replicas: 1 })
+  assert.equal(
+    summaryLines(PLAIN, state, once).find((line) => line.startsWith('  copies')),
+    '  copies     1 of 2; what is missing is made when a store node can take it',
+  )
+  const twice = summaryLines(PLAIN, state, request({ state: 'done', replicas: 2 }))
+  assert(!twice.some((line) => line.includes('copies')))
+  const counts = { ...request().counts, total: 300, running: 0, waiting: 0, failed: 0 }
+  state.apply({ type: 'request', at: at(0), request: request({ counts, replicas: 1 }) })
+  const lines = regionLines(state, { style: PLAIN, width: 80, nowWallMs: T0, hasKeys: false })
+  assert(lines.some((line) => /the outputs +copied to store nodes, 1 of 2/.test(line)))
 })
 
 test('progress: the heartbeat', () => {

@@ -44,6 +44,7 @@ const Submitted = z.strictObject({
       }),
     ),
   ),
+  replicas: z.number().nullable(),
   bytes: Bytes,
   wallMs: z.number(),
   serialMs: z.number(),

@@ -9,7 +9,7 @@ import { test } from 'node:test'
 import type { DaemonOptions } from '../../scripts/cluster.ts'
 import { messageOf } from '../../src/base/errors.ts'
 import { openStar, type Star } from '../support/netns.ts'
-import { openMesh, submitted, type Daemon, type Mesh } from './meshes.ts'
+import { openMesh, submitted, until, type Daemon, type Mesh } from './meshes.ts'
 
 const GRAPH = `mesh = 1
 [derivation.loud]
@@ -37,7 +37,7 @@ async function check(
     readonly hub: Partial<DaemonOptions>
     outer(machine: number, root?: Daemon): Partial<DaemonOptions>
   },
-): Promise<void> {
+): Promise<Daemon> {
   const root = await mesh.start({ name: 'root', role: 'root', ...place.hub })
   const [dev] = await Promise.all([
     mesh.start({ name: 'dev', role: 'client', listen: 'none', ...place.outer(0, root) }),
@@ -48,14 +48,20 @@ async function check(
   desk.write('tree/deep/file', 'quiet\n')
   desk.write('big', Buffer.alloc(BIG_BYTES, 'mesh'))
   desk.write('graph.mesh.toml', GRAPH)
-  const apart = await desk.mesh('submit', 'graph.mesh.toml', '--json')
-  const [failure] = submitted(apart).failures
-  assert.deepEqual([apart.code, failure?.code], [75, 'MESH0501'], apart.stdout)
+  const following = desk.follow('submit', 'graph.mesh.toml', '--json')
+  const waiting = await until('the job to wait for a way', async () => {
+    const job = (await desk.jobs()).find(({ name }) => name === 'loud')
+    return job?.why?.class === 'unreachable' ? job : undefined
+  })
+  const why = await desk.mesh('why', waiting.id)
+  assert.match(why.stdout, /input (?:tree|big) is at dev, and no way leads from there to w1/)
+  assert.match(why.stdout, /inputs within reach +(?:\S.*)?no (?:tree|big) is at dev/)
+  assert.match(why.stdout, /start a node with role store that both can dial/)
+  assert.deepEqual(waiting.attempts, [], 'what the records rule out is not tried')
   assert.deepEqual(blobsOf(root), [], 'a root without a store carries nothing')
 
   const store = await mesh.start({ name: 's1', role: 'store', parents: [root], ...place.hub })
-  await desk.untilReady('s1')
-  const together = await desk.mesh('submit', 'graph.mesh.toml', '--json')
+  const together = await following.ended
   assert.equal(together.code, 0, together.stdout)
   assert.equal(desk.read('result/loud/loud'), 'QUIET\n')
   assert.equal(desk.read('result/loud/big').length, BIG_BYTES)
@@ -63,17 +69,23 @@ async function check(
   assert.deepEqual(blobsOf(root), [])
   // The tree, its directory, its file, the big file; the same of the output, of which the big one is known.
   assert(blobsOf(store).length >= 6, 'both ways led through the store')
+  return root
 }
 
 test('relay: nodes that listen nowhere meet at a store', { timeout: 120_000 }, async (t) => {
   await using mesh = await openMesh(t)
-  await check(mesh, {
+  const root = await check(mesh, {
     hub: {},
-    outer: (_machine, root) => ({
+    outer: (_machine, parent) => ({
       args: ['--http', 'none'],
-      parents: root === undefined ? [] : [root],
+      parents: parent === undefined ? [] : [parent],
     }),
   })
+  const metrics = await (await fetch(`${root.file.http}/metrics`)).text()
+  const [, relayed = ''] = /^mesh_relayed_bytes_total (\d+)$/m.exec(metrics) ?? []
+  // The input went there and the output came back, or lay there already.
+  assert(Number(relayed) >= BIG_BYTES, `${relayed} bytes by way of the store`)
+  assert(Number(relayed) < 3 * BIG_BYTES, `${relayed} bytes by way of the store`)
 })
 
 test('relay: nodes in networks of their own meet at a store', { timeout: 120_000 }, async (t) => {

@@ -51,9 +51,12 @@ test('config: without any setting one machine is root, worker and store on loopb
     name: 'ci-a',
     listen: ['/ip4/127.0.0.1/tcp/7421'],
     http: { host: '127.0.0.1', port: 7420 },
+    httpOpen: false,
     parents: [],
     roles: ['root', 'worker', 'store'],
     mirrors: [],
+    quotaBytes: undefined,
+    floorBytes: undefined,
     allow: 'loopback',
     isolation: 'auto',
     log: { level: 'info', format: 'json' },
@@ -241,6 +244,8 @@ test('config: a bad flag or variable is named', () => {
     [['--allow', 'all'], {}, /^--allow "all": expected "any" or a peer id/],
     [['--drain-deadline', '30'], {}, /^--drain-deadline "30": expected a duration/],
     [[], { MESH_LOG_LEVEL: 'loud' }, /^MESH_LOG_LEVEL "loud": /],
+    [['--http-open=yes'], {}, /^--http-open "yes": expected true or false/],
+    [[], { MESH_HTTP_OPEN: '1' }, /^MESH_HTTP_OPEN "1": expected true or false/],
     [['--data'], {}, /^--data needs a value$/],
     [['--data', '--name', 'x'], {}, /^--data needs a value$/],
     [['--help=yes'], {}, /^--help takes no value$/],
@@ -250,6 +255,18 @@ test('config: a bad flag or variable is named', () => {
     assert.deepEqual([error.code, error.exit], ['MESH0104', 2], argv.join(' '))
     assert.match(error.message, message)
   }
+})
+
+test('config: a switch is true by its flag alone, and takes either value everywhere', () => {
+  const isOpen = (argv: readonly string[], env: Env = {}, file = '') =>
+    load(argv, env, machine({ '/etc/mesh/mesh.toml': file })).httpOpen
+  assert.equal(isOpen([]), false)
+  assert.equal(isOpen(['--http-open', '--name', 'x']), true)
+  assert.equal(isOpen(['--http-open=false'], { MESH_HTTP_OPEN: 'true' }), false)
+  assert.equal(isOpen([], { MESH_HTTP_OPEN: 'true' }), true)
+  assert.equal(isOpen([], { MESH_HTTP_OPEN: 'false' }, '[http]\nopen = true\n'), false)
+  assert.equal(isOpen([], {}, '[http]\nopen = true\n'), true)
+  assert.deepEqual(readCommandLine(['--http-open', 'run']).words, ['run'])
 })
 
 test('config: an unknown flag is answered with the two nearest', () => {

@@ -1,7 +1,8 @@
 /** What is kept has limits: queues, finished requests, nodes. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { FINISHED_STEPS_MAX, NODES_MAX } from '../../src/scheduler/scheduler.ts'
+import { NODES_MAX } from '../../src/scheduler/nodes.ts'
+import { FINISHED_STEPS_MAX } from '../../src/scheduler/requests.ts'
 import { derivation, requestId } from './samples.ts'
 import { World } from './world.ts'
 

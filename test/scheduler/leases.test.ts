@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { LEASE_MS, LEASE_SLACK_MS } from '../../src/wire/work-messages.ts'
-import { DISCONNECT_GRACE_MS, RECOVERY_MS } from '../../src/scheduler/scheduler.ts'
+import { DISCONNECT_GRACE_MS } from '../../src/scheduler/nodes.ts'
+import { RECOVERY_MS } from '../../src/scheduler/scheduler.ts'
 import { derivation } from './samples.ts'
 import { liveOf, World } from './world.ts'
 

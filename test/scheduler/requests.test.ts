@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { AttemptOutcome } from '../../src/wire/work-messages.ts'
 import { requestView } from '../../src/scheduler/views.ts'
-import { limitsOf, WAIT_MS_MAX } from '../../src/scheduler/scheduler.ts'
+import { limitsOf } from '../../src/scheduler/nodes.ts'
+import { WAIT_MS_MAX } from '../../src/scheduler/waiting.ts'
 import { derivation, environment, GIB, resultOf } from './samples.ts'
 import { broken, failed, liveOf, missing, World } from './world.ts'
 
@@ -23,7 +24,7 @@ test('scheduler: a graph is built in the order of its inputs', () => {
   assert.deepEqual(node.names, ['c'])
   node.build()
   assert.equal(request.state, 'done')
-  const view = requestView(request, 'owner', world.moment)
+  const view = requestView(world.scheduler, request, 'owner', world.moment)
   assert.deepEqual([view.counts.built, view.counts.total, view.exit, view.serialMs], [3, 3, 0, 0])
   assert.deepEqual(Object.keys(view.outputs).toSorted(), ['a', 'b', 'c'])
 })
@@ -178,7 +179,7 @@ test('scheduler: a failed build fails its request at once and is not tried again
   world.pass(60_000)
   assert.equal(world.grantCount, 2)
   assert.deepEqual(node.names, [])
-  const view = requestView(request, 'owner', world.moment)
+  const view = requestView(world.scheduler, request, 'owner', world.moment)
   assert.deepEqual(
     [view.exit, view.counts.failed, view.counts.cancelled, view.failures.length],
     [1, 1, 2, 1],
@@ -259,7 +260,7 @@ test('scheduler: a job that failed on the only node is tried there again, later 
     node.finish(broken)
   }
   assert.equal(request.state, 'failed')
-  const view = requestView(request, 'owner', world.moment)
+  const view = requestView(world.scheduler, request, 'owner', world.moment)
   assert.deepEqual([view.exit, view.failures[0]?.code], [75, 'MESH0505'])
   assert.match(
     view.failures[0]?.message ?? '',
@@ -283,6 +284,7 @@ test('scheduler: a node that drains is not waited for by a job that failed elsew
 test('scheduler: a source that cannot be had is tried again, then fails as not available', () => {
   const world = new World()
   const node = world.node('n1')
+  world.node('entry', { environments: [] })
   const request = world.submit('r', [derivation('a', { sources: ['s'], run: { retries: 1 } })])
   for (let at = 0; at < 2; at += 1) {
     node.take()
@@ -398,7 +400,7 @@ test('scheduler: a cancel ends a run only when its last waiter leaves, and after
     [world.request('r1').state, world.request('r2').state],
     ['cancelled', 'cancelled'],
   )
-  assert.equal(requestView(world.request('r1'), 'owner', world.moment).exit, 8)
+  assert.equal(requestView(world.scheduler, world.request('r1'), 'owner', world.moment).exit, 8)
 })
 
 test('scheduler: who comes back within two seconds finds the run still there', () => {
@@ -471,7 +473,7 @@ test('scheduler: no-wait fails at once when no node can ever build it', () => {
   world.node('n1', { memoryBytes: 4 * GIB })
   const request = world.submit('r', [derivation('a', { memoryBytes: 32 * GIB })], { noWait: true })
   assert.equal(request.state, 'failed')
-  const view = requestView(request, 'owner', world.moment)
+  const view = requestView(world.scheduler, request, 'owner', world.moment)
   assert.deepEqual([view.exit, view.failures[0]?.code], [4, 'MESH0301'])
 })
 

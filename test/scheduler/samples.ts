@@ -11,7 +11,7 @@ import type { Environment } from '../../src/wire/environment.ts'
 import type { RequestWire } from '../../src/wire/facts.ts'
 import { peerIdOf, type ActionResult, type SignedResult } from '../../src/wire/result.ts'
 import type { Entry } from '../../src/wire/tree.ts'
-import type { Grant } from '../../src/scheduler/scheduler.ts'
+import type { Grant } from '../../src/scheduler/events.ts'
 import { derivedId } from '../../src/base/random.ts'
 
 export const GIB = 2 ** 30
@@ -88,6 +88,7 @@ export interface RequestOptions {
   readonly keepGoing?: boolean
   readonly noWait?: boolean
   readonly priority?: number
+  readonly takesCopy?: boolean
   readonly wanted?: readonly string[]
 }
 
@@ -109,6 +110,7 @@ export function requestWire(
     priority: options.priority ?? 50,
     keepGoing: options.keepGoing ?? false,
     noWait: options.noWait ?? false,
+    takesCopy: options.takesCopy ?? false,
     submittedAtWall: 1_000_000,
   }
 }
@@ -136,8 +138,11 @@ export function environment(options: EnvironmentOptions = {}): Environment {
   }
 }
 
-/** What an honest worker answers to a grant. Outputs hang on the action alone unless `text` is given. */
-export function resultOf(grant: Pick<Grant, 'attempt' | 'action'>, text?: string): ActionResult {
+/** What an honest worker answers to a grant. Outputs hang on the action alone unless `made` is given: their text, or each of them. */
+export function resultOf(
+  grant: Pick<Grant, 'attempt' | 'action'>,
+  made?: string | Entry,
+): ActionResult {
   const { attempt, action } = grant
   return {
     v: 1,
@@ -148,7 +153,7 @@ export function resultOf(grant: Pick<Grant, 'attempt' | 'action'>, text?: string
     outputs: Object.fromEntries(
       action.outputs.map(([name]): [string, Entry] => [
         name,
-        fileEntry(`${name} ${text ?? attempt.action}`),
+        typeof made === 'object' ? made : fileEntry(`${name} ${made ?? attempt.action}`),
       ]),
     ),
     log: { digest: sha256(''), size: 0 },

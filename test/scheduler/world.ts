@@ -4,11 +4,13 @@
  */
 import assert from 'node:assert/strict'
 import { decodeObject, encodeObject } from '../../src/wire/cbor.ts'
+import type { Role } from '../../src/wire/api.ts'
 import type { Digest } from '../../src/wire/digest.ts'
 import type { Derivation } from '../../src/wire/derivation.ts'
 import type { Environment } from '../../src/wire/environment.ts'
 import { Fact } from '../../src/wire/facts.ts'
 import type { ActionResult } from '../../src/wire/result.ts'
+import type { Entry } from '../../src/wire/tree.ts'
 import type { AttemptOutcome, FinishedAttempt, SyncMessage } from '../../src/wire/work-messages.ts'
 import {
   isLive,
@@ -17,14 +19,8 @@ import {
   type Request,
   type Step,
 } from '../../src/scheduler/model.ts'
-import {
-  Scheduler,
-  type Desired,
-  type Effect,
-  type Event,
-  type Grant,
-  type Moment,
-} from '../../src/scheduler/scheduler.ts'
+import type { Copy, Desired, Effect, Event, Grant, Moment } from '../../src/scheduler/events.ts'
+import { Scheduler } from '../../src/scheduler/scheduler.ts'
 import {
   environment,
   GIB,
@@ -37,7 +33,9 @@ import {
 } from './samples.ts'
 
 export class World {
-  scheduler = new Scheduler()
+  /** Who has a blob, besides those that the requests name. */
+  readonly providers = new Map<Digest, string[]>()
+  scheduler = this.#newScheduler()
   /** The journal. */
   readonly facts: Fact[] = []
   readonly cache = new Map<Digest, ActionResult[]>()
@@ -48,10 +46,24 @@ export class World {
   readonly nodes: WorldNode[] = []
   /** False keeps look-ups in the cache open until `answer`. */
   isAnswering = true
+  /** Copies that were begun and have not ended. */
+  readonly copies: Copy[] = []
+  /** False keeps those who are asked from answering. */
+  isChecking = true
+  /** Who says that it has a blob when it is asked, by digest. */
+  readonly holders = new Map<Digest, Set<string>>()
+  readonly #checks: Extract<Effect, { type: 'check' }>[] = []
   readonly #lookups: Extract<Effect, { type: 'lookup' }>[] = []
 
   constructor() {
     this.#take(this.scheduler.recover(this.moment))
+  }
+
+  #newScheduler(): Scheduler {
+    return new Scheduler({
+      selfId: peerOf('root'),
+      providersOf: (digest) => this.providers.get(digest) ?? [],
+    })
   }
 
   get moment(): Moment {
@@ -71,9 +83,34 @@ export class World {
           effect.result,
         ])
       if (effect.type === 'lookup') this.#lookups.push(effect)
+      if (effect.type === 'copy') this.copies.push(effect.copy)
+      if (effect.type === 'check') this.#checks.push(effect)
     }
     if (this.isSyncing) this.syncedSeq = this.scheduler.state.factSeq
     if (this.isAnswering) this.answer()
+    if (this.isChecking) for (const check of this.#checks.splice(0)) this.#check(check)
+  }
+
+  #check({ attempt, asks }: Extract<Effect, { type: 'check' }>): void {
+    const held = new Map<Digest, string[]>()
+    for (const { entry, peers } of asks) {
+      if (entry.kind === 'symlink') continue
+      const having = peers.filter((peerId) => this.holders.get(entry.digest)?.has(peerId))
+      if (having.length > 0) held.set(entry.digest, having)
+    }
+    this.apply({ type: 'checked', attempt, held })
+  }
+
+  /** Ends a copy, by default the oldest, as its store says. */
+  copied(message?: string, copy = this.copies[0]): void {
+    assert(copy !== undefined, 'a copy is under way')
+    this.copies.splice(this.copies.indexOf(copy), 1)
+    this.apply({
+      type: 'copied',
+      copy: copy.id,
+      ok: message === undefined,
+      message: message ?? '',
+    })
   }
 
   /** Answers the look-ups that are open, or those for the named derivations. */
@@ -153,7 +190,7 @@ export class World {
   restart(): void {
     for (const node of this.nodes) node.isConnected = false
     this.facts.length = this.syncedSeq
-    this.scheduler = new Scheduler()
+    this.scheduler = this.#newScheduler()
     for (const fact of this.facts)
       this.scheduler.replay(decodeObject(Fact, encodeObject(Fact, fact), 'fact'))
     this.#take(this.scheduler.recover(this.moment))
@@ -169,6 +206,9 @@ export interface NodeOptions {
   readonly cpus?: number
   readonly memoryBytes?: number
   readonly environments?: readonly Environment[]
+  readonly roles?: readonly Role[]
+  /** False: others cannot dial it. */
+  readonly isOpen?: boolean
 }
 
 export class WorldNode {
@@ -177,10 +217,13 @@ export class WorldNode {
   readonly peerId: string
   environments: readonly Environment[]
   capacity: { cpus: number; memoryBytes: number; diskBytes: number }
-  state: 'ready' | 'draining' = 'ready'
+  state: SyncMessage['state'] = 'ready'
   isConnected = false
   /** True: its messages do not arrive. */
   isSilent = false
+  readonly roles: readonly Role[]
+  readonly isOpen: boolean
+  note = ''
   readonly running = new Map<string, Grant>()
   readonly finished = new Map<string, FinishedAttempt>()
   readonly #results = new Map<string, ActionResult>()
@@ -193,6 +236,8 @@ export class WorldNode {
     this.world = world
     this.name = name
     this.peerId = peerOf(name)
+    this.roles = options.roles ?? ['worker']
+    this.isOpen = options.isOpen ?? true
     this.environments = options.environments ?? [environment()]
     this.capacity = {
       cpus: options.cpus ?? 4,
@@ -223,8 +268,8 @@ export class WorldNode {
     const record = {
       peerId: this.peerId,
       name: this.name,
-      roles: ['worker' as const],
-      addresses: [],
+      roles: [...this.roles],
+      addresses: this.isOpen ? ['/ip4/10.0.0.7/tcp/7421'] : [],
       http: null,
     }
     this.world.apply({
@@ -258,7 +303,7 @@ export class WorldNode {
       seq: this.#syncSeq,
       ackSeq: this.#desiredSeq,
       state: this.state,
-      note: '',
+      note: this.note,
       environments: [...this.environments],
       capacity: this.capacity,
       running: this.attempts.map((attempt) => ({ attempt, phase: 'building', phases: {} })),
@@ -326,11 +371,11 @@ export class WorldNode {
     return attempt
   }
 
-  /** The attempt (the only one by default) succeeds. `text` replaces the outputs that hang on the action. */
-  build(attempt = this.#only(), text?: string): void {
+  /** The attempt (the only one by default) succeeds. `made` replaces the outputs that hang on the action. */
+  build(attempt = this.#only(), made?: string | Entry): void {
     const grant = this.running.get(attempt)
     assert(grant !== undefined, `${attempt} runs on ${this.name}`)
-    const result = resultOf(grant, text)
+    const result = resultOf(grant, made)
     this.running.delete(attempt)
     this.#results.set(attempt, result)
     this.#end(attempt, { kind: 'built', result: unsigned(result) })

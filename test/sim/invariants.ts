@@ -1,8 +1,11 @@
 /** What must hold in a simulation: after every event, in every message, over the whole history, and at the end. */
+import type { Digest } from '../../src/wire/digest.ts'
 import type { Fact } from '../../src/wire/facts.ts'
 import type { Userland } from '../../src/wire/environment.ts'
 import { isLive, type Job, type Request } from '../../src/scheduler/model.ts'
-import { Scheduler, type Desired } from '../../src/scheduler/scheduler.ts'
+import type { Desired } from '../../src/scheduler/events.ts'
+import { STORING_MS_MAX } from '../../src/scheduler/replicas.ts'
+import { Scheduler } from '../../src/scheduler/scheduler.ts'
 import type { Simulation } from './simulation.ts'
 
 /** What the facts on the disk say has happened. */
@@ -35,10 +38,77 @@ export function checkState(sim: Simulation, scheduler: Scheduler): void {
       allocated.cpus === cpus && allocated.memoryBytes === memoryBytes,
       `${record.name} has ${allocated.cpus} cpus allocated, its attempts have ${cpus}`,
     )
-    const machine = sim.machineOf(node.peerId)
+    const { machine } = sim.workerOf(node.peerId)
     sim.check(
       allocated.cpus <= machine.cpus && allocated.memoryBytes <= machine.memoryBytes,
       `${record.name} has ${allocated.cpus} of ${machine.cpus} cpus and ${allocated.memoryBytes} of ${machine.memoryBytes} bytes allocated`,
+    )
+  }
+}
+
+/** The blobs of all that was asked for and is made. */
+export function wantedBlobs(request: Request): Digest[] {
+  const digests: Digest[] = []
+  for (const { isWanted, outputs } of request.steps.values())
+    for (const entry of isWanted ? Object.values(outputs ?? {}) : [])
+      if (entry.kind !== 'symlink') digests.push(entry.digest)
+  return digests
+}
+
+/**
+ * Since when all of each request is made: it is done once two stores have what was asked for, or when
+ * there is no other store, or after a bound; and nobody claims more copies than there are.
+ */
+export class StoringWatch {
+  readonly #sim: Simulation
+  readonly #sinceMs = new Map<string, number>()
+
+  constructor(sim: Simulation) {
+    this.#sim = sim
+  }
+
+  /** After every event. */
+  look(scheduler: Scheduler): void {
+    const nowMs = this.#sim.clock.nowMs()
+    for (const { wire, state, unsettledCount, failedCount } of scheduler.state.requests.values()) {
+      if (unsettledCount > 0 || failedCount > 0) this.#sinceMs.delete(wire.id)
+      else if (!this.#sinceMs.has(wire.id)) this.#sinceMs.set(wire.id, nowMs)
+      else if (state === 'active')
+        this.#sim.check(
+          nowMs - (this.#sinceMs.get(wire.id) ?? nowMs) <= STORING_MS_MAX,
+          `${wire.id} waits for its replicas for more than ${STORING_MS_MAX} ms`,
+        )
+    }
+  }
+
+  onClosed(scheduler: Scheduler, fact: Extract<Fact, { type: 'closed' }>): void {
+    const request = scheduler.state.requests.get(fact.request)
+    if (fact.state !== 'done' || request === undefined) return
+    const digests = wantedBlobs(request)
+    const copies = digests.map(
+      (digest) =>
+        this.#sim.storeIds.filter((peerId) => this.#sim.places.had(digest, peerId)).length +
+        Number(request.takesCopy),
+    )
+    const replicas = fact.replicas ?? 0
+    this.#sim.check(
+      replicas <= Math.min(2, ...copies),
+      `${fact.request} claims ${replicas} replicas, the fewest are ${Math.min(...copies)}`,
+    )
+    const waitedMs =
+      this.#sim.clock.nowMs() - (this.#sinceMs.get(fact.request) ?? this.#sim.clock.nowMs())
+    const lacking = [...request.steps.values()].filter(
+      ({ isWanted, stores }) => isWanted && stores.size + Number(request.takesCopy) < 2,
+    )
+    const hasOther = [...scheduler.nodes.values()].some(
+      ({ connected, record, peerId }) =>
+        connected &&
+        record.roles.includes('store') &&
+        lacking.some(({ stores }) => !stores.has(peerId)),
+    )
+    this.#sim.check(
+      replicas >= 2 || waitedMs >= STORING_MS_MAX || !hasOther,
+      `${fact.request} is done with ${replicas} replicas after ${waitedMs} ms, though another store is there`,
     )
   }
 }
@@ -129,7 +199,7 @@ export function checkUserlands(sim: Simulation, request: Request): void {
 
 /** The state that facts alone lead to is the one that was lived. */
 export function checkReplay(sim: Simulation, scheduler: Scheduler, facts: readonly Fact[]): void {
-  const replayed = new Scheduler()
+  const replayed = new Scheduler({ selfId: '', providersOf: () => [] })
   for (const fact of facts) replayed.replay(fact)
   const [lived, anew] = [durableState(scheduler), durableState(replayed)]
   for (const [name, value] of Object.entries(lived))
@@ -151,7 +221,16 @@ function durableState(scheduler: Scheduler): Record<string, string> {
   }
   for (const [id, request] of state.requests) {
     const { bindings, bytes, notices, unsettledCount, failedCount } = request
-    lines[id] = stable([request.state, [...bindings], bytes, notices, unsettledCount, failedCount])
+    lines[id] = stable([
+      request.replicasAtEnd ?? null,
+      request.takesCopy,
+      request.state,
+      [...bindings],
+      bytes,
+      notices,
+      unsettledCount,
+      failedCount,
+    ])
     for (const step of request.steps.values())
       lines[step.id] = stable([
         step.phase,
@@ -160,6 +239,8 @@ function durableState(scheduler: Scheduler): Record<string, string> {
         step.outputs,
         step.rewinds,
         step.rebuild,
+        [...step.stores],
+        step.hasDiverged,
         step.cached,
         step.failure,
       ])

@@ -6,10 +6,12 @@ import type { Timer } from '../../src/base/clock.ts'
 import type { Digest } from '../../src/wire/digest.ts'
 import { Fact, type RequestWire } from '../../src/wire/facts.ts'
 import type { ActionResult } from '../../src/wire/result.ts'
-import type { PeerRecord, SyncMessage } from '../../src/wire/work-messages.ts'
-import { Scheduler, type Effect, type Event, type Moment } from '../../src/scheduler/scheduler.ts'
+import type { PeerRecord } from '../../src/wire/peer-record.ts'
+import type { SyncMessage } from '../../src/wire/work-messages.ts'
+import type { Copy, Effect, Event, Moment } from '../../src/scheduler/events.ts'
+import { Scheduler } from '../../src/scheduler/scheduler.ts'
 import type { Connection } from './connection.ts'
-import { checkDesired, checkState, DurableIndex } from './invariants.ts'
+import { checkDesired, checkState, DurableIndex, StoringWatch } from './invariants.ts'
 import type { Simulation } from './simulation.ts'
 import type { Orders, SimWorker } from './sim-worker.ts'
 
@@ -51,8 +53,11 @@ interface Batch {
 }
 
 export class SimOwner {
-  readonly scheduler = new Scheduler()
+  readonly scheduler: Scheduler
   readonly #sim: Simulation
+  /** Who has what, as far as this life was told. */
+  readonly #providers = new Map<Digest, Set<string>>()
+  readonly #storing: StoringWatch
   readonly #disk: Disk
   readonly #ports = new Map<string, Port>()
   #batch: Batch = { effects: [], waiting: [] }
@@ -66,9 +71,15 @@ export class SimOwner {
   constructor(sim: Simulation, disk: Disk) {
     this.#sim = sim
     this.#disk = disk
+    this.#storing = new StoringWatch(sim)
+    this.scheduler = new Scheduler({
+      selfId: 'owner',
+      providersOf: (digest) => [...(this.#providers.get(digest) ?? [])],
+    })
     for (const fact of disk.facts) this.scheduler.replay(fact)
     this.#take(this.scheduler.recover(this.#moment()))
     checkState(sim, this.scheduler)
+    this.#storing.look(this.scheduler)
   }
 
   #moment(): Moment {
@@ -87,6 +98,7 @@ export class SimOwner {
     if (!this.isAlive) return
     this.#take(this.scheduler.apply(event, this.#moment()))
     checkState(this.#sim, this.scheduler)
+    this.#storing.look(this.scheduler)
   }
 
   submit(request: RequestWire, onAccepted: () => void): void {
@@ -134,8 +146,10 @@ export class SimOwner {
 
   #take(effects: readonly Effect[]): void {
     for (const effect of effects)
-      if (effect.type === 'fact')
+      if (effect.type === 'fact') {
         this.#sim.trace(`fact ${effect.fact.type} ${factSubject(effect.fact)}`)
+        if (effect.fact.type === 'closed') this.#storing.onClosed(this.scheduler, effect.fact)
+      }
     this.#batch.effects.push(...effects)
     this.#arm()
     this.#flush()
@@ -176,22 +190,72 @@ export class SimOwner {
   }
 
   #commit(effects: readonly Effect[]): void {
-    for (const effect of effects) if (effect.type === 'commit') this.#disk.store(effect.result)
+    for (const effect of effects) {
+      if (effect.type !== 'commit') continue
+      this.#disk.store(effect.result)
+      this.#provides(effect.result)
+    }
   }
 
   #release(effects: readonly Effect[]): void {
     for (const effect of effects) {
       if (effect.type === 'desired') this.#askDesired(effect.peerId)
+      if (effect.type === 'copy') this.#copy(effect.copy)
+      if (effect.type === 'check') this.#check(effect)
       if (effect.type !== 'lookup') continue
       const { job, key } = effect
-      this.#sim.clock.setTimer(this.#sim.dice.between(1, 20), () =>
-        this.apply({
-          type: 'looked-up',
-          job,
-          results: [...(this.#disk.cache.get(key)?.values() ?? [])],
-        }),
-      )
+      this.#sim.clock.setTimer(this.#sim.dice.between(1, 20), () => {
+        const results = [...(this.#disk.cache.get(key)?.values() ?? [])]
+        for (const result of results) this.#provides(result)
+        this.apply({ type: 'looked-up', job, results })
+      })
     }
+  }
+
+  #provides(result: ActionResult): void {
+    for (const entry of Object.values(result.outputs))
+      if (entry.kind !== 'symlink') this.#addProvider(entry.digest, result.builder.peerId)
+  }
+
+  #addProvider(digest: Digest, peerId: string): void {
+    this.#providers.set(digest, (this.#providers.get(digest) ?? new Set()).add(peerId))
+  }
+
+  /** Big outputs take their time, some longer than a request waits. */
+  #copy({ id, entries, to }: Copy): void {
+    const { clock, dice } = this.#sim
+    const tookMs = dice.chance(0.05) ? dice.between(5_000, 90_000) : dice.between(5, 2_000)
+    clock.setTimer(tookMs, () => {
+      const worker = this.#sim.workerOf(to)
+      const digests = entries.flatMap((entry) => (entry.kind === 'symlink' ? [] : [entry.digest]))
+      const ok =
+        this.#ports.has(to) &&
+        worker.isUp &&
+        digests.every((digest) => this.#sim.bring(digest, worker))
+      if (ok) for (const digest of digests) this.#addProvider(digest, to)
+      this.#sim.copies += Number(ok)
+      this.apply({ type: 'copied', copy: id, ok, message: ok ? '' : 'it could not be brought' })
+    })
+  }
+
+  #check({ attempt, asks }: Extract<Effect, { type: 'check' }>): void {
+    const { clock, dice, places } = this.#sim
+    clock.setTimer(dice.between(5, 3_000), () => {
+      const held = new Map<Digest, string[]>()
+      for (const { entry, peers } of asks) {
+        if (entry.kind === 'symlink') continue
+        const { digest } = entry
+        const having = peers.filter(
+          (peerId) =>
+            this.#ports.has(peerId) &&
+            this.#sim.workerOf(peerId).isUp &&
+            places.has(digest, peerId),
+        )
+        if (having.length > 0) held.set(digest, having)
+      }
+      this.#sim.unreached += held.size
+      this.apply({ type: 'checked', attempt, held })
+    })
   }
 
   #askDesired(peerId: string): void {
@@ -272,6 +336,7 @@ function factSubject(fact: Fact): string {
     case 'failed':
       return `${fact.request} ${fact.derivation} ${fact.failure.code}`
     case 'pinned':
+    case 'stored':
     case 'rewound':
     case 'reopened':
       return `${fact.request} ${fact.derivation}`
@@ -279,6 +344,7 @@ function factSubject(fact: Fact): string {
     case 'noticed':
     case 'closed':
     case 'detachable':
+    case 'left':
     case 'evicted':
       return fact.request
   }

@@ -6,6 +6,7 @@
  */
 import type { Timer } from '../../src/base/clock.ts'
 import type { Action } from '../../src/wire/action.ts'
+import type { Role } from '../../src/wire/api.ts'
 import type { Digest } from '../../src/wire/digest.ts'
 import type { Environment, Isolation, Userland } from '../../src/wire/environment.ts'
 import type { ActionResult } from '../../src/wire/result.ts'
@@ -27,6 +28,8 @@ import type { Simulation } from './simulation.ts'
 const BEHAVIOURS = ['ok', 'constant', 'random', 'fail', 'broken', 'slow'] as const
 export type Behaviour = (typeof BEHAVIOURS)[number]
 export const SLOW_MS = 9_000
+const ROLES: readonly Role[] = ['worker']
+const STORE: readonly Role[] = ['store']
 
 /** A lease as it travels. */
 export interface SimLease {
@@ -70,6 +73,10 @@ export interface Machine {
   readonly memoryBytes: number
   /** With all its tools; what is not probed yet is left out of what it tells. */
   readonly environment: Environment
+  readonly isStore: boolean
+  /** Others can dial it; its record may say otherwise. */
+  readonly isOpen: boolean
+  readonly saysOpen: boolean
 }
 
 export class SimWorker {
@@ -160,8 +167,8 @@ export class SimWorker {
       const record = {
         peerId: this.peerId,
         name: this.machine.name,
-        roles: ['worker' as const],
-        addresses: [],
+        roles: [...ROLES, ...(this.machine.isStore ? STORE : [])],
+        addresses: this.machine.saysOpen ? ['/ip4/10.0.0.7/tcp/7421'] : [],
         http: null,
       }
       owner.attach(this, record, String(this.#boot), connection)
@@ -320,7 +327,7 @@ export class SimWorker {
     const missing: Digest[] = []
     for (const [, entry] of lease.action.inputs) {
       const blob = blobOf(entry)
-      if (blob !== undefined && !this.#sim.blobs.has(blob.digest)) missing.push(blob.digest)
+      if (blob !== undefined && !this.#sim.bring(blob.digest, this)) missing.push(blob.digest)
     }
     this.#after(run, this.#sim.dice.between(10, 1_500), () => {
       if (missing.length > 0)
@@ -406,7 +413,7 @@ export class SimWorker {
       },
       endedAtWallMs: this.#sim.clock.wallMs(),
     }
-    this.#sim.onBuilt(lease, result)
+    this.#sim.onBuilt(lease, result, this)
     this.#results.set(lease.attempt, result)
     this.#end(lease.attempt, { kind: 'built', result: unsigned(result) })
   }

@@ -17,6 +17,8 @@ test('simulation: all invariants hold for 300 seeds with 8 nodes', () => {
   assert(total(({ crashes }) => crashes) > 300)
   assert(total(({ requests }) => requests.done) > 600)
   assert(total(({ requests }) => requests.failed) > 100)
+  assert(total(({ copies }) => copies) > 600)
+  assert(total(({ unreached }) => unreached) > 30)
 })
 
 test('simulation: all invariants hold in meshes of 1, 2 and 20 nodes', () => {

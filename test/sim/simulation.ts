@@ -13,7 +13,8 @@ import { blobOf } from '../../src/wire/tree.ts'
 import type { Request, Step } from '../../src/scheduler/model.ts'
 import { sha } from '../scheduler/samples.ts'
 import { Dice } from './dice.ts'
-import { checkHistory, checkReplay, checkUserlands } from './invariants.ts'
+import { checkHistory, checkReplay, checkUserlands, wantedBlobs } from './invariants.ts'
+import { Places } from './places.ts'
 import { SimClock } from './sim-clock.ts'
 import { Disk, SimOwner } from './sim-owner.ts'
 import { behaviourOf, SimWorker, SLOW_MS, type Machine, type SimLease } from './sim-worker.ts'
@@ -25,6 +26,8 @@ const ROUGH_MS = 60_000
 const PEACE_MS_MAX = 600_000
 /** And then nothing be left after this. */
 const QUIET_MS = 40_000
+/** And replicas be made within this; a copy may take that long. */
+const REPAIR_MS_MAX = 200_000
 const EVENTS_MAX = 1_000_000
 
 export interface SimOptions {
@@ -43,6 +46,9 @@ export interface SimReport {
   readonly requests: { done: number; failed: number; cancelled: number }
   readonly facts: number
   readonly crashes: number
+  /** Copies that were made, and inputs that were somewhere and could not be got to a node. */
+  readonly copies: number
+  readonly unreached: number
 }
 
 /** An invariant does not hold; the message names the seed. */
@@ -64,8 +70,7 @@ export class Simulation {
   readonly #workers: readonly SimWorker[]
   readonly #clients: readonly Client[]
   readonly #epochs = new Map<number, SimOwner | undefined>()
-  /** Blobs that somebody has; what is lost is in nobody's store. */
-  readonly blobs = new Set<Digest>()
+  readonly places = new Places()
   readonly #made: Digest[] = []
   /** What each action was built with. */
   readonly userlands = new Map<
@@ -78,6 +83,8 @@ export class Simulation {
   /** Whether it may go wrong now. */
   isRough: boolean
   owner: SimOwner | undefined
+  copies = 0
+  unreached = 0
   #crashes = 0
   #events = 0
 
@@ -98,7 +105,8 @@ export class Simulation {
     })
     this.#clients = plans.map((plan) => ({ plan, isAccepted: false, hasCancelled: false }))
     for (const { wire } of plans)
-      for (const { name } of wire.graph.derivations) this.blobs.add(sha(`source of ${name}`))
+      for (const { name } of wire.graph.derivations)
+        this.places.addEverywhere(sha(`source of ${name}`))
   }
 
   run(): SimReport {
@@ -112,6 +120,7 @@ export class Simulation {
     this.#runUntil(ROUGH_MS + PEACE_MS_MAX, () => this.#areAllEnded())
     this.#checkEnds()
     this.#runUntil(this.clock.nowMs() + QUIET_MS, () => false)
+    this.#runUntil(this.clock.nowMs() + REPAIR_MS_MAX, () => this.#unrepaired() === undefined)
     this.#checkQuiet()
     return this.#report()
   }
@@ -141,10 +150,29 @@ export class Simulation {
     this.#options.onTrace?.(entry)
   }
 
-  machineOf(peerId: string): Machine {
+  get storeIds(): string[] {
+    return this.#workers.flatMap(({ machine, peerId }) => (machine.isStore ? [peerId] : []))
+  }
+
+  workerOf(peerId: string): SimWorker {
     const worker = this.#workers.find((candidate) => candidate.peerId === peerId)
     if (worker === undefined) throw new RangeError(`no worker has the id ${peerId}`)
-    return worker.machine
+    return worker
+  }
+
+  /** Gets the blob to the worker, from another or by way of a store, if there is a way; true when it has it then. */
+  bring(digest: Digest, worker: SimWorker): boolean {
+    if (this.places.has(digest, worker.peerId)) return true
+    const isThere = (other: SimWorker): boolean => other.isUp && other.connection !== undefined
+    const hub = this.#workers.some(
+      (other) => other.machine.isStore && other.machine.isOpen && isThere(other),
+    )
+    const canCome = this.#workers.some(
+      (other) =>
+        this.places.has(digest, other.peerId) && isThere(other) && (other.machine.isOpen || hub),
+    )
+    if (canCome) this.places.add(digest, worker.peerId)
+    return canCome
   }
 
   /** Whether the epoch is the present owner's alone. */
@@ -153,12 +181,12 @@ export class Simulation {
     return this.#epochs.get(epoch) === this.owner
   }
 
-  onBuilt(lease: SimLease, result: ActionResult): void {
+  onBuilt(lease: SimLease, result: ActionResult, worker: SimWorker): void {
     this.userlands.set(lease.actionDigest, { system: lease.system, userland: lease.userland })
     for (const entry of Object.values(result.outputs)) {
       const blob = blobOf(entry)
       if (blob === undefined) continue
-      this.blobs.add(blob.digest)
+      this.places.add(blob.digest, worker.peerId)
       this.#made.push(blob.digest)
     }
     const build = `${lease.jobKey} with ${JSON.stringify(lease.userland)}`
@@ -233,6 +261,7 @@ export class Simulation {
       () => this.#loseBlobs(),
       () => this.#loseBlobs(),
       () => this.#askLost(),
+      () => this.#leave(),
     ]
     dice.pick(troubles)()
   }
@@ -284,8 +313,7 @@ export class Simulation {
     for (let count = this.dice.between(1, 3); count > 0 && this.#made.length > 0; count -= 1) {
       // What was made last is what is needed next.
       const digest = this.dice.chance(0.5) ? this.#made.at(-1) : this.dice.pick(this.#made)
-      if (digest !== undefined && this.blobs.delete(digest))
-        this.trace(`lose ${digest.slice(0, 8)}`)
+      if (digest !== undefined && this.places.lose(digest)) this.trace(`lose ${digest.slice(0, 8)}`)
     }
   }
 
@@ -301,6 +329,12 @@ export class Simulation {
       request: wire.id,
       derivation: this.dice.pick(wire.graph.wanted),
     })
+  }
+
+  /** Somebody does not wait for what they asked for, and takes no copy of it. */
+  #leave(): void {
+    const { wire } = this.dice.pick(this.#clients).plan
+    this.owner?.apply({ type: 'left', request: wire.id })
   }
 
   #makePeace(): void {
@@ -419,9 +453,37 @@ export class Simulation {
       state.openJobs.size === 0,
       `these jobs are open: ${[...state.openJobs.keys()].join()}`,
     )
-    this.check(owner.scheduler.nextDeadlineMs() === undefined, 'a deadline is waited for')
+    const unrepaired = this.#unrepaired()
+    this.check(unrepaired === undefined, `${unrepaired} is done with too few replicas`)
+    this.check(
+      this.#isAnyLost() || owner.scheduler.nextDeadlineMs() === undefined,
+      'a deadline is waited for',
+    )
     checkReplay(this, owner.scheduler, owner.allFacts)
     checkHistory(this, this.#disk.facts)
+  }
+
+  get #done(): Request[] {
+    const finished = [...(this.owner?.scheduler.state.finished ?? [])]
+    return finished.filter(({ state }) => state === 'done')
+  }
+
+  /** A request that is done and not on two stores, though there are two and its outputs are still somewhere. */
+  #unrepaired(): string | undefined {
+    return this.#done.find((request) => {
+      const { takesCopy } = request
+      const possible = Math.min(2, this.storeIds.length + Number(takesCopy))
+      const replicas = this.owner?.scheduler.replicasOf(request) ?? 0
+      return replicas < possible && !this.#isLost(request)
+    })?.wire.id
+  }
+
+  #isAnyLost(): boolean {
+    return this.#done.some((request) => this.#isLost(request))
+  }
+
+  #isLost(request: Request): boolean {
+    return wantedBlobs(request).some((digest) => this.places.isLost(digest))
   }
 
   #report(): SimReport {
@@ -435,6 +497,8 @@ export class Simulation {
       requests,
       facts: this.#disk.facts.length,
       crashes: this.#crashes,
+      copies: this.copies,
+      unreached: this.unreached,
     }
   }
 }

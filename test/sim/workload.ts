@@ -36,6 +36,10 @@ export function makeMachines(dice: Dice, count: number, isCalm: boolean): Machin
       cpus: isLarge ? CPUS_MAX : dice.between(1, CPUS_MAX),
       memoryBytes: isLarge ? MEMORY_MAX : dice.between(2, 8) * GIB,
       environment: environment(profile),
+      // The first is a store that all can dial: without it some would never get what they need.
+      isStore: at === 0 || dice.chance(0.4),
+      isOpen: at === 0 || dice.chance(0.7),
+      saysOpen: at === 0 || dice.chance(0.9),
     }
   })
 }
@@ -102,6 +106,7 @@ export function makePlans(dice: Dice, options: WorkloadOptions): Plan[] {
         keepGoing: options.isCalm || dice.chance(0.4),
         noWait: isImpossible ? options.isCalm || dice.chance(0.7) : dice.chance(0.1),
         priority: dice.pick([50, 50, 50, 80]),
+        takesCopy: dice.chance(0.4),
       }),
     }
   })

@@ -162,6 +162,7 @@ test('api: a submission needs its graph only', () => {
     priority: 50,
     keepGoing: false,
     noWait: false,
+    takesCopy: false,
   })
   assert.equal(Submission.safeParse({ graph, priority: 101 }).success, false)
 })

@@ -90,6 +90,7 @@ async function runOn(client: Client, context: Context, args: Arguments): Promise
       priority: PRIORITY_DEFAULT,
       keepGoing: false,
       noWait: false,
+      takesCopy: true,
     },
     notice,
   )

@@ -64,6 +64,7 @@ export async function submit(context: Context, args: Arguments): Promise<number>
     priority,
     keepGoing: args.flag('keep-going'),
     noWait: args.flag('no-wait'),
+    takesCopy: !args.flag('detach'),
   }
   if (isDry) return await dryRun(context, args, client, submission)
   const progress = openProgress(context, args.text('progress'))
@@ -74,6 +75,7 @@ export async function submit(context: Context, args: Arguments): Promise<number>
   const first = args.flag('detach') ? undefined : await follow(following, accepted.id)
   const ended = first === undefined ? undefined : await bringOutputs(following, first)
   if (ended === undefined) {
+    if (submission.takesCopy) await leave(client, accepted.id)
     await waitDetachable(client, accepted)
     progress.finish(undefined)
     if (args.flag('json')) await printJson(context.stdout, resultJson(accepted))
@@ -200,6 +202,16 @@ function readKeys({ stdin, stderr }: Context, onKey: (key: string) => void): Dis
   }
 }
 
+/** Says that no copy of the outputs is taken here, so that another is made. */
+async function leave(client: Client, id: string): Promise<void> {
+  try {
+    await client.send(RequestViewSchema, 'POST', `/api/requests/${id}/leave`)
+  } catch (error) {
+    // The request goes on all the same, with one copy less.
+    if (!(error instanceof MeshError) || error.code !== 'MESH0120') throw error
+  }
+}
+
 /** Returns once no further byte is needed from here. */
 async function waitDetachable(client: Client, accepted: RequestView): Promise<void> {
   if (accepted.detachable) return
@@ -212,7 +224,7 @@ async function waitDetachable(client: Client, accepted: RequestView): Promise<vo
 /** The object of `mesh submit --json`. Part of the public interface. */
 export function resultJson(request: RequestView): Record<string, unknown> {
   const { built, cached, failed, cancelled } = request.counts
-  const { state, bytes, wallMs, serialMs, ranLocally, failures } = request
+  const { state, bytes, wallMs, serialMs, ranLocally, failures, replicas } = request
   const outputs = Object.fromEntries(
     Object.entries(request.outputs).map(([derivation, made]) => [
       derivation,
@@ -236,6 +248,7 @@ export function resultJson(request: RequestView): Record<string, unknown> {
     state,
     jobs: { built, cached, failed, cancelled },
     outputs,
+    replicas,
     bytes,
     wallMs,
     serialMs,

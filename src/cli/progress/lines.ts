@@ -178,6 +178,10 @@ export function summaryLines(style: Style, state: ProgressState, request: Reques
   lines.push(
     `  moved      ${formatSize(bytes.peer)} from peers, ${formatSize(bytes.mirror)} from mirrors, ${formatSize(bytes.local)} were there; through the root: ${formatSize(bytes.root)}`,
   )
+  if (request.state === 'done' && request.replicas !== null && request.replicas < 2)
+    lines.push(
+      `  copies     ${request.replicas} of 2; what is missing is made when a store node can take it`,
+    )
   if (request.serialMs > 0 && request.wallMs > 0)
     lines.push(
       `  time       ${formatDuration(request.wallMs)}; one after the other ${formatDuration(request.serialMs)}: speed-up ${(request.serialMs / request.wallMs).toFixed(1)}x`,
@@ -255,6 +259,10 @@ export function regionLines(
         : ` ${symbol(style, 'running')} ${padEnd(job.name, NAME_WIDTH)} ${padEnd(PHASES[attempt.state] ?? attempt.state, 7)} ${padStart(formatDuration(nowWallMs - Date.parse(attempt.startedAt)), 6)}  ${printableLine(attempt.node)}`,
     )
   }
+  if (counts.total === counts.built + counts.cached)
+    lines.push(
+      ` ${symbol(style, 'running')} ${padEnd('the outputs', NAME_WIDTH)} copied to store nodes, ${request.replicas ?? 0} of 2`,
+    )
   lines.push(` ${hasKeys ? '[d] detach (it goes on)  ' : ''}[Ctrl-C] cancel`)
   return lines.map((line) => (displayWidth(line) > room ? truncate(style, line, room) : line))
 }

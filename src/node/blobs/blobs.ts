@@ -10,13 +10,21 @@ import { mapLimited } from '../../files/map-limited.ts'
 import { SourceError, type BlobSource } from '../../store/blob-source.ts'
 import type { BlobStore } from '../../store/blob-store.ts'
 import { openCasLink, type CasLink } from '../../store/cas-link.ts'
+import type { ChunkIndex } from '../../store/chunks/chunk-index.ts'
+import { SourceHealth } from '../../store/fetch/source-health.ts'
 import { openFetcher, type FetchedBytes, type Fetcher } from '../../store/fetcher.ts'
 import { openHttpSource, type HttpSource } from '../../store/http-source.ts'
+import type { PartialBlobs } from '../../store/partial/partial-blobs.ts'
+import { orAborted } from '../../store/stall-limit.ts'
+import type { SwarmPeer } from '../../store/swarm/swarm-fetch.ts'
+import { Swarms } from '../../store/swarm/swarms.ts'
 import { cidOf, type BlobRef, type Digest } from '../../wire/digest.ts'
 import { CAS_FRAME_BYTES_MAX, type FrameChannel } from '../../wire/frame-channel.ts'
 import { blobOf, decodeTree, type Entry } from '../../wire/tree.ts'
 import { OBJECT_BYTES_MAX } from '../../wire/cbor.ts'
-import { CAS_PROTOCOL, type Located, type PeerRecord } from '../../wire/work-messages.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
+import { CAS_PROTOCOL, type Located } from '../../wire/work-messages.ts'
+import type { DataPlane } from '../data-plane/data-plane.ts'
 import type { Host } from '../links/libp2p-host.ts'
 import { ReadMeter } from './read-meter.ts'
 
@@ -31,6 +39,8 @@ export interface LocateQuery {
   /** Whole trees that are wanted although `failed` could not be used. */
   readonly entries: readonly Entry[]
   readonly failed: readonly string[]
+  /** The tree that the refs are parts of: the small ones are looked for where it is. */
+  readonly within?: BlobRef
 }
 /** Asks whoever knows: the owner's table, here or at the parent. */
 type Locate = (query: LocateQuery, signal: AbortSignal) => Promise<Located>
@@ -42,6 +52,17 @@ export interface BlobsDeps {
   readonly store: BlobStore
   readonly host: Host
   readonly locate: Locate
+  /** The records of others as they may be used, and how their HTTP side is spoken to. */
+  readonly peers: Pick<DataPlane, 'find' | 'openHttp'>
+  /** With them big blobs are exchanged in parts; without, they are fetched whole. */
+  readonly parts?: BlobParts | undefined
+  /** Told of what others may ask for by name and is here now, with all that is in it. */
+  readonly onRoot: (root: BlobRef) => void
+}
+
+export interface BlobParts {
+  readonly partials: PartialBlobs
+  readonly chunks: Pick<ChunkIndex, 'listOf' | 'encodedListOf'>
 }
 
 export class Blobs implements AsyncDisposable {
@@ -51,10 +72,15 @@ export class Blobs implements AsyncDisposable {
   readonly #deps: BlobsDeps
   readonly #selfId: string
   readonly #http = new Map<string, HttpSource>()
-  readonly #mirrors: readonly HttpSource[]
+  readonly mirrors: readonly HttpSource[]
+  /** What is known of all sources. */
+  readonly health: SourceHealth
   readonly #links = new Map<string, CasLink>()
   readonly #opening = new Map<string, Promise<CasLink>>()
   readonly #accepted = new Set<CasLink>()
+  readonly #swarms: Swarms | undefined
+  readonly #swarmPeers = new WeakMap<BlobSource, SwarmPeer>()
+  readonly #closing = new AbortController()
   readonly #isStore: boolean
 
   constructor(
@@ -69,19 +95,46 @@ export class Blobs implements AsyncDisposable {
     this.#selfId = options.selfId
     this.#isStore = options.isStore
     this.served = new ReadMeter(deps.store)
-    this.#mirrors = options.mirrors.map((url) =>
+    this.mirrors = options.mirrors.map((url) =>
       openHttpSource({ clock: deps.clock }, { url, kind: 'mirror' }),
     )
+    this.health = new SourceHealth({ random: deps.random })
+    this.#swarms = this.#openSwarms(deps.parts)
     this.fetcher = openFetcher(
       {
+        swarms: this.#swarms,
+        health: this.health,
         store: deps.store,
         clock: deps.clock,
         log: deps.log,
         random: deps.random,
         locate: async (refs, { signal }) => this.#locateSources(refs, signal),
       },
-      { mirrors: this.#mirrors },
+      { mirrors: this.mirrors },
     )
+  }
+
+  #openSwarms(parts: BlobParts | undefined): Swarms | undefined {
+    if (parts === undefined) return undefined
+    return new Swarms({
+      ...this.#deps,
+      health: this.health,
+      partials: parts.partials,
+      listOf: (digest) => parts.chunks.listOf(digest),
+      peerOf: (source) => this.#swarmPeers.get(source),
+      findPeers: (ref, { signal }) => this.#findSwarm(ref, signal),
+      onServed: (byteCount) => {
+        this.served.bytes += byteCount
+      },
+    })
+  }
+
+  /** Whoever has the blob or is fetching it; asking is joining. */
+  async #findSwarm(ref: BlobRef, signal: AbortSignal): Promise<SwarmPeer[]> {
+    const located = await this.#deps.locate({ refs: [ref], entries: [], failed: [] }, signal)
+    const indexes = [...located.providers, ...(located.swarm ?? [])].flatMap(([, at]) => at)
+    const peers = [...new Set(indexes)].flatMap((at) => located.peers[at] ?? [])
+    return this.#others(peers).map((peer) => this.#swarmPeer(peer))
   }
 
   /** Payload sent to and received from other nodes and mirrors since the start. */
@@ -101,15 +154,25 @@ export class Blobs implements AsyncDisposable {
     const blob = blobOf(entry)
     if (blob === undefined) return { local: 0, peer: 0, mirror: 0 }
     try {
-      return await this.fetcher.fetchTree(entry, { hints: this.sourcesOf(peers), signal })
+      return await this.#fetchTree(entry, { hints: this.sourcesOf(peers), signal })
     } catch (error) {
       if (!(error instanceof MeshError) || error.code !== 'MESH0501') throw error
       signal.throwIfAborted()
       const failed = peers.map((peer) => peer.peerId)
       const located = await this.#deps.locate({ refs: [blob], entries: [entry], failed }, signal)
       if (located.peers.length === 0) throw error
-      return await this.fetcher.fetchTree(entry, { hints: this.sourcesOf(located.peers), signal })
+      return await this.#fetchTree(entry, { hints: this.sourcesOf(located.peers), signal })
     }
+  }
+
+  async #fetchTree(
+    entry: Entry,
+    options: { readonly hints: readonly BlobSource[]; readonly signal: AbortSignal },
+  ): Promise<FetchedBytes> {
+    const fetched = await this.fetcher.fetchTree(entry, options)
+    const root = blobOf(entry)
+    if (root !== undefined) this.#deps.onRoot(root)
+    return fetched
   }
 
   /** Brings many entries into the store, with few questions. Throws MESH0501. */
@@ -153,10 +216,7 @@ export class Blobs implements AsyncDisposable {
       { refs: [{ digest, size: 0 }], entries: [], failed: [] },
       signal,
     )
-    const sources = peers.flatMap(({ peerId, http, name }) =>
-      peerId === this.#selfId || http === null ? [] : [this.#httpSource(http, name)],
-    )
-    for (const source of [...sources, ...this.#mirrors]) {
+    for (const source of [...this.#httpSources(this.#others(peers)), ...this.mirrors]) {
       const limit = deadline(
         this.#deps.clock,
         HEAD_MS,
@@ -192,28 +252,47 @@ export class Blobs implements AsyncDisposable {
 
   /** HTTP first where a peer has it: a third of the cost. */
   sourcesOf(peers: readonly PeerRecord[]): BlobSource[] {
-    const sources: BlobSource[] = []
-    const others = peers.filter((peer) => peer.peerId !== this.#selfId)
-    for (const peer of others)
-      if (peer.http !== null) sources.push(this.#httpSource(peer.http, peer.name))
-    for (const peer of others)
-      if (peer.addresses.length > 0 || this.#deps.host.isConnected(peer.peerId))
-        sources.push(this.#peerSource(peer))
-    return sources
+    const others = this.#others(peers).map((peer) => this.#swarmPeer(peer))
+    return [...others.flatMap(({ http }) => http), ...others.flatMap(({ linked }) => linked)]
   }
 
-  #httpSource(url: string, name: string): HttpSource {
-    let source = this.#http.get(url)
+  #swarmPeer(peer: PeerRecord): SwarmPeer & {
+    readonly http: readonly BlobSource[]
+    readonly linked: readonly BlobSource[]
+  } {
+    const { peerId, addresses } = peer
+    const http = this.#httpSources([peer])
+    const isInReach = addresses.length > 0 || this.#deps.host.isConnected(peerId)
+    const linked = isInReach ? [this.#peerSource(peer)] : []
+    const sources = [...http, ...linked]
+    const link = (signal: AbortSignal): Promise<CasLink> => this.#link(peer, signal)
+    const swarmPeer = { peerId, sources, link, http, linked }
+    for (const source of sources) this.#swarmPeers.set(source, swarmPeer)
+    return swarmPeer
+  }
+
+  /** Without this node, and without those whose records they did not sign. */
+  #others(peers: readonly PeerRecord[]): PeerRecord[] {
+    return peers.flatMap((peer) =>
+      peer.peerId === this.#selfId ? [] : (this.#deps.peers.find(peer) ?? []),
+    )
+  }
+
+  #httpSources(peers: readonly PeerRecord[]): HttpSource[] {
+    return peers.flatMap((peer) => (peer.http === null ? [] : [this.#httpSource(peer, peer.http)]))
+  }
+
+  #httpSource(peer: PeerRecord, url: string): HttpSource {
+    // A peer that has another certificate is another place, whatever its address.
+    const key = `${url} ${peer.tls ?? ''}`
+    let source = this.#http.get(key)
     if (source === undefined) {
-      source = openHttpSource(
-        { clock: this.#deps.clock },
-        { url, kind: 'peer', name: `${name} (${url})` },
-      )
+      source = this.#deps.peers.openHttp(peer, url)
       if (this.#http.size >= SOURCES_MAX) this.#dropOldest()
     } else {
-      this.#http.delete(url)
+      this.#http.delete(key)
     }
-    this.#http.set(url, source)
+    this.#http.set(key, source)
     return source
   }
 
@@ -237,6 +316,9 @@ export class Blobs implements AsyncDisposable {
       async fetch(ref, options) {
         return (await open(options.signal)).source.fetch(ref, options)
       },
+      async chunkList(digest, options) {
+        return (await open(options.signal)).source.chunkList?.(digest, options)
+      },
       async *fetchMany(refs, options) {
         const { source } = await open(options.signal)
         if (source.fetchMany !== undefined) yield* source.fetchMany(refs, options)
@@ -253,14 +335,16 @@ export class Blobs implements AsyncDisposable {
     if (existing !== undefined) return existing
     let opening = this.#opening.get(peer.peerId)
     if (opening === undefined) {
-      opening = this.#openLink(peer, signal).finally(() => this.#opening.delete(peer.peerId))
+      // For all who want it: the first of them may leave before it is open.
+      opening = this.#openLink(peer).finally(() => this.#opening.delete(peer.peerId))
       this.#opening.set(peer.peerId, opening)
     }
-    return opening
+    return orAborted(opening, signal)
   }
 
-  async #openLink(peer: PeerRecord, signal: AbortSignal): Promise<CasLink> {
+  async #openLink(peer: PeerRecord): Promise<CasLink> {
     const { host } = this.#deps
+    const { signal } = this.#closing
     let channel: FrameChannel
     try {
       channel = await host.open({ peerId: peer.peerId, addresses: peer.addresses }, CAS_PROTOCOL, {
@@ -292,11 +376,13 @@ export class Blobs implements AsyncDisposable {
   }
 
   #wrap(channel: FrameChannel): CasLink {
-    const { clock, log } = this.#deps
+    const { clock, log, parts } = this.#deps
     return openCasLink(
       { channel, clock, log },
       {
         store: this.served,
+        swarms: this.#swarms,
+        encodedListOf: parts && ((digest) => parts.chunks.encodedListOf(digest)),
         // Only a store node takes what others offer: no other role carries bytes that are not its own.
         ...(this.#isStore
           ? {
@@ -318,7 +404,7 @@ export class Blobs implements AsyncDisposable {
     const hints = this.sourcesOf(from)
     let bytes = 0
     await mapLimited(entries, ENTRIES_AT_ONCE, async (entry) => {
-      const moved = await this.fetcher.fetchTree(entry, { hints, signal })
+      const moved = await this.#fetchTree(entry, { hints, signal })
       bytes += moved.peer + moved.mirror
     })
     return bytes
@@ -328,7 +414,10 @@ export class Blobs implements AsyncDisposable {
   async push(entries: readonly Entry[], to: PeerRecord, signal: AbortSignal): Promise<number> {
     const refs = new Map<Digest, BlobRef>()
     for (const entry of entries) await this.#collect(entry, refs)
-    const link = await this.#link(to, signal)
+    const [peer] = this.#others([to])
+    if (peer === undefined)
+      throw new MeshError('MESH0210', `${to.name} did not sign its record: nothing is sent there`)
+    const link = await this.#link(peer, signal)
     const before = this.served.bytes
     await link.offer([...refs.values()], { signal })
     return this.served.bytes - before
@@ -346,9 +435,11 @@ export class Blobs implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort(new Error('the node is stopping'))
+    this.#swarms?.[Symbol.dispose]()
     for (const link of [...this.#links.values(), ...this.#accepted]) link.close()
     await Promise.all(
-      [...this.#http.values(), ...this.#mirrors].map((source) => source[Symbol.asyncDispose]()),
+      [...this.#http.values(), ...this.mirrors].map((source) => source[Symbol.asyncDispose]()),
     )
   }
 }

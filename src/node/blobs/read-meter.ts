@@ -7,6 +7,7 @@ import type {
   StoreStats,
 } from '../../store/blob-store.ts'
 import type { BlobRef, Digest } from '../../wire/digest.ts'
+import type { Entry } from '../../wire/tree.ts'
 
 export class ReadMeter implements BlobStore {
   readonly #store: BlobStore
@@ -47,6 +48,9 @@ export class ReadMeter implements BlobStore {
   }
   putFile(path: string, options: { readonly move: boolean }): Promise<BlobRef> {
     return this.#store.putFile(path, options)
+  }
+  putTree(path: string): Promise<Entry> {
+    return this.#store.putTree(path)
   }
   delete(digest: Digest): Promise<boolean> {
     return this.#store.delete(digest)

@@ -51,14 +51,15 @@ export function parseDialAddress(text: string): TcpAddress | undefined {
   return address !== undefined && address.port !== 0 ? address : undefined
 }
 
+const LOOPBACK = new BlockList()
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
+LOOPBACK.addAddress('::1', 'ipv6')
+
 /** Whether only this machine reaches what listens at `host`. */
 export function isLoopback(host: string): boolean {
   if (host === 'localhost') return true
-  const loopback = new BlockList()
-  loopback.addSubnet('127.0.0.0', 8, 'ipv4')
-  loopback.addAddress('::1', 'ipv6')
   const family = isIP(host)
-  return family !== 0 && loopback.check(host, family === 4 ? 'ipv4' : 'ipv6')
+  return family !== 0 && LOOPBACK.check(host, family === 4 ? 'ipv4' : 'ipv6')
 }
 
 export function isHttpUrl(text: string): boolean {

@@ -33,6 +33,8 @@ export interface Config {
   readonly listen: readonly string[]
   /** Absent for a node that serves no HTTP over TCP. */
   readonly http?: HostPort
+  /** Whoever reaches the HTTP port reads blobs, without TLS and without a token. */
+  readonly httpOpen: boolean
   /** Multiaddrs in the order of preference; empty for the root of a mesh. */
   readonly parents: readonly string[]
   readonly roles: readonly Role[]
@@ -41,6 +43,10 @@ export interface Config {
   readonly memoryBytes?: number
   /** Base URLs, each with a slash at its end. */
   readonly mirrors: readonly string[]
+  /** The most that the store may use; undefined: what the disk has. */
+  readonly quotaBytes: number | undefined
+  /** What is left free on the disk of the store; undefined: a share of the disk. */
+  readonly floorBytes: number | undefined
   /** Peer ids; `loopback` when none were named: then no address of the node is reached from elsewhere. */
   readonly allow: readonly string[] | 'any' | 'loopback'
   /** `process`: no walls around builds even where there could be some; they are then unsealed. */
@@ -138,6 +144,18 @@ const Settings = z.strictObject({
         .max(ADDRESSES_MAX)
         .default([])
         .describe('base URL of an HTTP source of blobs'),
+      quota: written(
+        (text) => text === 'none' || (parseSize(text) ?? 0) > 0,
+        'a size such as "200 GiB", or "none"',
+      )
+        .default('none')
+        .describe('the most that the store may use (default: none)'),
+      free: written(
+        (text) => text === 'auto' || parseSize(text) !== undefined,
+        'a size such as "20 GiB", or "auto"',
+      )
+        .default('auto')
+        .describe('left free on its disk (default: auto, 5 % or 10 GiB)'),
     })
     .prefault({}),
   http: z
@@ -148,6 +166,10 @@ const Settings = z.strictObject({
       )
         .default('127.0.0.1:7420')
         .describe('address of metrics and blobs, or none'),
+      open: z
+        .boolean('expected true or false')
+        .default(false)
+        .describe('let everybody who reaches that address read blobs'),
     })
     .prefault({}),
   log: z
@@ -182,6 +204,8 @@ interface SettingSpec {
   readonly value: string
   /** Given several times, or as one text with commas. */
   readonly isList?: true
+  /** True or false; the flag alone means true. */
+  readonly isSwitch?: true
 }
 
 const SETTINGS: readonly SettingSpec[] = [
@@ -223,7 +247,23 @@ const SETTINGS: readonly SettingSpec[] = [
     value: 'URL',
     isList: true,
   },
+  { section: 'store', key: 'quota', flag: 'quota', env: 'MESH_QUOTA', value: 'SIZE' },
+  {
+    section: 'store',
+    key: 'free',
+    flag: 'keep-free',
+    env: 'MESH_KEEP_FREE',
+    value: 'SIZE',
+  },
   { section: 'http', key: 'listen', flag: 'http', env: 'MESH_HTTP', value: 'HOST:PORT|none' },
+  {
+    section: 'http',
+    key: 'open',
+    flag: 'http-open',
+    env: 'MESH_HTTP_OPEN',
+    value: '',
+    isSwitch: true,
+  },
   { section: 'log', key: 'level', flag: 'log-level', env: 'MESH_LOG_LEVEL', value: 'LEVEL' },
   { section: 'log', key: 'format', flag: 'log-format', env: 'MESH_LOG_FORMAT', value: 'FORMAT' },
   {
@@ -248,7 +288,10 @@ export function flagHelp(): string[] {
     const standard = [property?.default].flat().join()
     const text = property?.description ?? ''
     const note = standard === '' || text.includes('(default') ? '' : ` (default: ${standard})`
-    return flagLine(`--${flag} ${value}`, `${text}${note}${isList === undefined ? '' : ' *'}`)
+    return flagLine(
+      `--${flag} ${value}`.trimEnd(),
+      `${text}${note}${isList === undefined ? '' : ' *'}`,
+    )
   })
   return [
     ...lines,
@@ -338,6 +381,8 @@ export interface CommandLine {
 }
 
 const SWITCHES = ['help', 'version']
+const isSwitch = (name: string): boolean =>
+  SWITCHES.includes(name) || SETTINGS.some((spec) => spec.flag === name && spec.isSwitch === true)
 
 /** Throws MESH0104 for an unknown flag, and for one without its value. */
 export function readCommandLine(argv: readonly string[]): CommandLine {
@@ -347,8 +392,12 @@ export function readCommandLine(argv: readonly string[]): CommandLine {
     strict: false,
     tokens: true,
     options: {
-      ...Object.fromEntries(valued.map((flag) => [flag, { type: 'string' as const }])),
-      ...Object.fromEntries(SWITCHES.map((flag) => [flag, { type: 'boolean' as const }])),
+      ...Object.fromEntries(
+        [...valued, ...SWITCHES].map((flag) => [
+          flag,
+          { type: isSwitch(flag) ? ('boolean' as const) : ('string' as const) },
+        ]),
+      ),
       help: { type: 'boolean', short: 'h' },
     },
   })
@@ -366,6 +415,8 @@ export function readCommandLine(argv: readonly string[]): CommandLine {
       throw new MeshError('MESH0104', `unknown flag ${rawName}`, {
         hints: [`nearest: ${near.join(', ')}`, 'all flags: mesh-node --help'],
       })
+    } else if (value === undefined && isSwitch(name)) {
+      flags.set(name, ['true'])
     } else if (value === undefined || (!token.inlineValue && value.startsWith('--'))) {
       throw new MeshError('MESH0104', `${rawName} needs a value`)
     } else {
@@ -458,7 +509,7 @@ interface Override {
 }
 
 function overrideOf(
-  { key, flag, env: variable, isList }: SettingSpec,
+  { key, flag, env: variable, isList, isSwitch: isTruth }: SettingSpec,
   flags: CommandLine['flags'],
   env: Env,
 ): Override | undefined {
@@ -472,8 +523,9 @@ function overrideOf(
     const value = texts.flatMap((text) => text.split(',')).map((text) => text.trim())
     return { source, text: JSON.stringify(texts.join(',')), value }
   }
-  const value = key === 'cpus' && /^\d{1,9}$/.test(last) ? Number(last) : last
-  return { source, text: JSON.stringify(last), value }
+  const number = key === 'cpus' && /^\d{1,9}$/.test(last) ? Number(last) : undefined
+  const truth = isTruth && /^(?:true|false)$/.test(last) ? last === 'true' : undefined
+  return { source, text: JSON.stringify(last), value: number ?? truth ?? last }
 }
 
 /** Of unknown shape again: the schema looks at it next. */
@@ -626,10 +678,13 @@ function configOf(
     name: node.name,
     listen: node.listen.filter((address) => address !== 'none'),
     ...(http.listen === 'none' ? {} : { http: checked(parseHostPort(http.listen)) }),
+    httpOpen: http.open,
     parents: node.parents,
     roles: node.roles,
     ...(cpus === 'auto' ? {} : { cpus }),
     ...(memoryBytes === undefined ? {} : { memoryBytes }),
+    quotaBytes: parseSize(store.quota),
+    floorBytes: parseSize(store.free),
     mirrors: store.mirrors.map((url) => (url.endsWith('/') ? url : `${url}/`)),
     allow: node.allow?.includes('any') ? 'any' : (node.allow ?? 'loopback'),
     isolation: worker.isolation,

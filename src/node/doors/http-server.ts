@@ -1,11 +1,6 @@
-/**
- * The two HTTP doors of a node: the API on its unix socket, and on TCP the reads that need no token
- * (blobs, results, health, metrics).
- */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+/** The API of a node on its unix socket. */
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { chmod } from 'node:fs/promises'
-import { isIP } from 'node:net'
-import { hostname, networkInterfaces } from 'node:os'
 import { Readable } from 'node:stream'
 import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import type { Logger } from 'pino'
@@ -23,10 +18,12 @@ import {
 } from '../../wire/api.ts'
 import { parseWith } from '../../wire/cbor.ts'
 import { digestFromBytes, isDigest, type Digest } from '../../wire/digest.ts'
+import { MirrorTestQuery, type MirrorTest, type MirrorView } from '../../wire/mirrors.ts'
 import type { Entry } from '../../wire/tree.ts'
 import { API_BODY_BYTES_MAX, type ApiAnswer } from '../../wire/work-messages.ts'
 import type { LogOptions } from './logs.ts'
 import { problemOf } from './problem.ts'
+import { addStorageRoutes, type StorageDeps } from './storage.ts'
 
 export interface ApiDoor {
   readonly store: BlobStore
@@ -46,6 +43,9 @@ export interface ApiDoor {
   ): Promise<unknown>
   /** The same for many entries, with all that is below them. */
   obtainAll(entries: readonly Entry[], signal: AbortSignal): Promise<void>
+  readonly storage: StorageDeps
+  mirrors(): MirrorView[]
+  testMirrors(query: MirrorTestQuery, signal: AbortSignal): Promise<MirrorTest[]>
   readonly cas: (request: IncomingMessage, response: ServerResponse) => Promise<boolean>
 }
 
@@ -78,6 +78,18 @@ export async function openApi(
   )
 
   app.get('/api/status', () => door.status())
+  addStorageRoutes(app, door.storage, abortedWith)
+  app.get('/api/mirrors', async () => door.mirrors())
+  app.post('/api/mirrors/test', async (request, reply) =>
+    door.testMirrors(
+      parseWith(MirrorTestQuery, request.body, 'mirror test'),
+      abortedWith(reply.raw),
+    ),
+  )
+  app.get('/ac/:hex', async (request, reply) => {
+    reply.hijack()
+    await door.cas(request.raw, reply.raw)
+  })
   app.post('/api/blobs/missing', async (request) => {
     const refs = parseWith(BlobRefs, request.body, 'blob references')
     return (await door.store.missing(refs)).map((ref) => ref.digest)
@@ -267,107 +279,4 @@ async function storeBatch(store: BlobStore, batch: Buffer): Promise<number> {
     stored += 1
   }
   return stored
-}
-
-export interface PublicDoor {
-  readonly cas: (request: IncomingMessage, response: ServerResponse) => Promise<boolean>
-  readonly metrics: () => Promise<string>
-  /** Names of failing checks; ready when empty. */
-  readonly failing: () => readonly string[]
-  readonly log: Logger
-}
-
-/** Listens on TCP. Throws MESH0103. */
-export async function openPublic(
-  door: PublicDoor,
-  options: { readonly host: string; readonly port: number },
-): Promise<Server> {
-  const server = createServer((request, response) => {
-    void answerPublic(door, request, response).catch((error: unknown) => {
-      door.log.error({ err: error, url: request.url }, 'request failed')
-      response.destroy()
-    })
-  })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => {
-      reject(
-        hasCode(error, 'EADDRINUSE')
-          ? new MeshError(
-              'MESH0103',
-              `cannot listen on ${options.host}:${options.port}: another process does`,
-              {
-                hints: [
-                  'is another mesh-node running?  mesh status',
-                  'or take another port: --http HOST:PORT',
-                ],
-                cause: error,
-              },
-            )
-          : error,
-      )
-    })
-    server.listen(options.port, options.host, resolve)
-  })
-  return server
-}
-
-async function answerPublic(
-  door: PublicDoor,
-  request: IncomingMessage,
-  response: ServerResponse,
-): Promise<void> {
-  if (!isOwnHost(request.headers.host) || request.headers.origin !== undefined) {
-    plain(response, 403, 'this host name or origin is not served here\n')
-    return
-  }
-  if (await door.cas(request, response)) return
-  const path = (request.url ?? '').split('?', 1)[0]
-  if (request.method !== 'GET')
-    plain(response, 405, 'over TCP without a token only reads are served\n')
-  else if (path === '/healthz' || path === '/livez') plain(response, 200, 'ok\n')
-  else if (path === '/readyz') {
-    const failing = door.failing()
-    plain(
-      response,
-      failing.length === 0 ? 200 : 503,
-      `${JSON.stringify({ ready: failing.length === 0, failing })}\n`,
-    )
-  } else if (path === '/metrics') plain(response, 200, await door.metrics())
-  else plain(response, 404, 'not found\n')
-}
-
-/** A page elsewhere cannot make a browser ask here under a name of its own (DNS rebinding). */
-function isOwnHost(host: string | undefined): boolean {
-  const name = (host ?? '')
-    .replace(/:\d+$/, '')
-    .replace(/^\[|\]$/g, '')
-    .toLowerCase()
-  return isIP(name) !== 0 || name === 'localhost' || name === hostname().toLowerCase()
-}
-
-function plain(response: ServerResponse, status: number, text: string): void {
-  response.writeHead(status, {
-    'content-type': 'text/plain; charset=utf-8',
-    'cache-control': 'no-store',
-  })
-  response.end(text)
-}
-
-/** The URL that other nodes use: an address that they can reach where the server listens on all. */
-export function urlOf(server: Server, host: string): string {
-  const address = server.address()
-  const port = typeof address === 'object' && address !== null ? address.port : 0
-  let name = host
-  if (host === '0.0.0.0' || host === '::') {
-    const outer = Object.values(networkInterfaces())
-      .flatMap((list) => list ?? [])
-      .find((item) => !item.internal && item.family === (host === '::' ? 'IPv6' : 'IPv4'))
-    name = outer?.address ?? '127.0.0.1'
-  }
-  return `http://${name.includes(':') ? `[${name}]` : name}:${port}`
-}
-
-export async function closeServer(server: Server): Promise<void> {
-  server.closeAllConnections()
-  await new Promise<void>((resolve) => server.close(() => resolve()))
 }

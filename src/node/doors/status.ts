@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { Status } from '../../wire/api.ts'
 import { parseWith } from '../../wire/cbor.ts'
-import type { PeerRecord } from '../../wire/work-messages.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
 import type { Authority } from '../authority.ts'
 
 /** The owner's answer to `GET /api/totals`. */
@@ -16,7 +16,7 @@ const Totals = z.object({
 
 /** What is said while the owner cannot be asked. */
 const NOTHING: Omit<z.infer<typeof Totals>, 'root'> = {
-  nodes: { ready: 0, draining: 0, lost: 0, sleeping: 0, waking: 0, broken: 0 },
+  nodes: { ready: 0, draining: 0, full: 0, lost: 0, sleeping: 0, waking: 0, broken: 0 },
   cpus: { total: 0, busy: 0 },
   jobs: { waiting: 0, running: 0 },
   activeRequests: 0,

@@ -4,7 +4,7 @@ import { Submission } from '../../wire/api.ts'
 import { parseWith } from '../../wire/cbor.ts'
 import type { RequestWire } from '../../wire/facts.ts'
 import { RequestId } from '../../wire/names.ts'
-import type { PeerRecord } from '../../wire/work-messages.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
 
 /** Throws MESH0202-0211 for what cannot be accepted. */
 export function requestFrom(
@@ -22,6 +22,7 @@ export function requestFrom(
     priority: submission.priority,
     keepGoing: submission.keepGoing,
     noWait: submission.noWait,
+    takesCopy: submission.takesCopy,
     submittedAtWall: by.wallMs,
   }
 }

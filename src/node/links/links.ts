@@ -7,13 +7,16 @@ import {
   WORK_FRAME_BYTES_MAX,
   type FrameChannel,
 } from '../../wire/frame-channel.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
 import {
   CAS_PROTOCOL,
+  FEATURE_ANNOUNCE,
+  FEATURE_KEEP,
+  FEATURE_TOKEN,
   LOG_PROTOCOL,
   WORK_PROTOCOL,
   WORK_VERSION,
   type HelloMessage,
-  type PeerRecord,
 } from '../../wire/work-messages.ts'
 import type { Authority } from '../authority.ts'
 import type { Config } from '../config/config.ts'
@@ -48,7 +51,7 @@ export class Links {
     this.#hello = () => ({
       type: 'hello',
       versions: WORK_VERSION,
-      features: [],
+      features: [FEATURE_TOKEN, FEATURE_ANNOUNCE, FEATURE_KEEP],
       mesh: own.mesh,
       protocols: PROTOCOLS,
       record: own.record(),

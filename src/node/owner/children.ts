@@ -4,7 +4,7 @@ import { MeshError } from '../../base/errors.ts'
 import { encodeAction } from '../../wire/action.ts'
 import { WORK_FRAME_BYTES_MAX } from '../../wire/frame-channel.ts'
 import type { DesiredMessage, Lease } from '../../wire/work-messages.ts'
-import type { Grant } from '../../scheduler/scheduler.ts'
+import type { Grant } from '../../scheduler/events.ts'
 import type { Locator } from './locator.ts'
 import type { NodePort, Owner } from './owner.ts'
 import type { LinkHandlers, PeerLink } from '../links/peer-link.ts'
@@ -15,6 +15,7 @@ const CHILDREN_MAX = 4_000
 /** Of the grants in one message, by a generous guess at what a lease takes beside its action. */
 const GRANT_BYTES_MAX = WORK_FRAME_BYTES_MAX / 4
 const HINT_BYTES = 64
+const PEER_BYTES = 512
 const LEASE_BYTES = 4096
 
 interface Child {
@@ -42,7 +43,7 @@ export class Children {
 
   /** Takes a link in. An older one of the same peer, which has not noticed its end yet, is closed. */
   attach(link: PeerLink, onCall: LinkHandlers['onCall']): LinkHandlers {
-    const { owner, log } = this.#deps
+    const { owner, locator, log } = this.#deps
     if (this.#children.size >= CHILDREN_MAX && !this.#children.has(link.peerId))
       throw new MeshError('MESH0303', `this node has ${CHILDREN_MAX} children already`)
     let seq = 0
@@ -53,9 +54,13 @@ export class Children {
     this.#children.set(link.peerId, { link, port })
     const { record, mesh, protocols, boot } = link.remote
     owner.attach(record, { mesh, protocols }, boot, port)
+    locator.attached(link.peerId)
     log.info({ peer: link.peerId, node: record.name }, 'node connected')
     void link.closed.then((reason) => {
-      if (this.#children.get(link.peerId)?.link === link) this.#children.delete(link.peerId)
+      if (this.#children.get(link.peerId)?.link === link) {
+        this.#children.delete(link.peerId)
+        locator.detached(link.peerId)
+      }
       owner.detach(link.peerId, port, reason)
       log.info({ peer: link.peerId, node: record.name, reason }, 'node disconnected')
     })
@@ -85,7 +90,8 @@ export class Children {
     let bytes = 0
     for (const grant of grants) {
       const lease = this.#lease(grant, epoch)
-      bytes += lease.action.byteLength + lease.hints.length * HINT_BYTES + LEASE_BYTES
+      bytes += lease.action.byteLength + LEASE_BYTES
+      bytes += lease.hints.length * HINT_BYTES + lease.peers.length * PEER_BYTES
       if (leases.length > 0 && bytes > GRANT_BYTES_MAX) break
       leases.push(lease)
     }

@@ -2,7 +2,7 @@
 import { mayEverStart, requirementOf } from '../../scheduler/match.ts'
 import type { Step } from '../../scheduler/model.ts'
 import type { Scheduler } from '../../scheduler/scheduler.ts'
-import { makeRequest, topological } from '../../scheduler/state.ts'
+import { makeRequest, topological } from '../../scheduler/make-request.ts'
 import type { ActionCache } from '../../store/action-cache.ts'
 import { PRIORITY_DEFAULT, type DryRun } from '../../wire/api.ts'
 import { jobKey, resolveDerivation, type Graph } from '../../wire/derivation.ts'

@@ -66,7 +66,7 @@ class Told {
       events.push({
         type: 'request',
         at,
-        request: counts(requestView(request, this.#ownerName, moment)),
+        request: counts(requestView(this.#owner.scheduler, request, this.#ownerName, moment)),
       })
     }
     for (const step of this.#changed) {
@@ -82,7 +82,11 @@ class Told {
       events.push({ type: 'notice', at, text })
     this.#notices = request.notices.length
     if (hasEnded)
-      events.push({ type: 'end', at, request: requestView(request, this.#ownerName, moment) })
+      events.push({
+        type: 'end',
+        at,
+        request: requestView(this.#owner.scheduler, request, this.#ownerName, moment),
+      })
     return events
   }
 

@@ -1,36 +1,54 @@
 /** This node owns its requests: the scheduler with its driver, its nodes, and the knowledge of who has what. */
 import type { Logger } from 'pino'
 import { deadline, type Clock } from '../../base/clock.ts'
+import type { Random } from '../../base/random.ts'
 import { MeshError } from '../../base/errors.ts'
 import { totals } from '../../scheduler/views.ts'
 import type { ActionCache } from '../../store/action-cache.ts'
+import type { Digest } from '../../wire/digest.ts'
 import type { RequestWire } from '../../wire/facts.ts'
+import type { Announced, Announcement } from '../../wire/announcement.ts'
+import { mintToken, TOKEN_MS, type TokenHolder } from '../../wire/access-token.ts'
 import type { Signer } from '../../wire/result.ts'
+import type { Entry } from '../../wire/tree.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
 import {
+  Checked,
   Done,
+  FEATURE_KEEP,
   type ApiAnswer,
   type Call,
   type Located,
   type Owner as OwnerAnswer,
-  type PeerRecord,
+  type Question,
 } from '../../wire/work-messages.ts'
 import { answerChild, type ApiCall, type Authority } from '../authority.ts'
-import type { Blobs, LocateQuery } from '../blobs/blobs.ts'
+import type { Blobs } from '../blobs/blobs.ts'
+import { Finding } from '../finding.ts'
 import { Children } from './children.ts'
 import { eventsOf, linesOf } from './event-feed.ts'
 import { openJournal, type Journal } from './journal.ts'
 import { Locator, RELAY_MS } from './locator.ts'
+import { checkBlobs, keepBlobs, type CaredStore } from '../blobs/look-after-blobs.ts'
 import { moveBlobs } from '../blobs/move-blobs.ts'
+import type { Carry } from './carry.ts'
+import { LeaseSets } from './lease-sets.ts'
+import { Replicator } from './replicator.ts'
 import { Owner } from './owner.ts'
 import { OwnerApi } from './owner-api.ts'
 import type { LinkHandlers, PeerLink } from '../links/peer-link.ts'
 import { WorkerSession, type Sessions } from '../worker-session.ts'
 
+/** How long a node may take to hear that something appeared. */
+const TELL_MS = 15_000
+
 export interface LocalDeps {
   readonly clock: Clock
+  readonly random: Random
   readonly log: Logger
   readonly actions: ActionCache
   readonly blobs: Blobs
+  readonly store: CaredStore
   readonly signer: Signer
   /** Where this node's own worker is told of its connection. */
   readonly sessions: Sessions
@@ -53,6 +71,7 @@ export async function openLocalAuthority(
 
 class LocalAuthority implements Authority {
   readonly owner: Owner
+  readonly finding: Finding
   readonly #deps: LocalDeps
   readonly #journal: Journal
   readonly #hello: {
@@ -61,6 +80,8 @@ class LocalAuthority implements Authority {
     readonly boot: string
   }
   readonly #locator: Locator
+  readonly #replicator: Replicator
+  readonly #leaseSets: LeaseSets
   readonly #children: Children
   readonly #api: OwnerApi
   readonly #lifetime = new AbortController()
@@ -73,7 +94,7 @@ class LocalAuthority implements Authority {
     journal: Journal,
     hello: { readonly mesh: string; readonly protocols: readonly string[]; readonly boot: string },
   ) {
-    const { clock, log, actions, blobs, signer, self } = deps
+    const { clock, random, log, actions, blobs, signer, self } = deps
     this.#deps = deps
     this.#journal = journal
     this.#hello = hello
@@ -85,13 +106,46 @@ class LocalAuthority implements Authority {
       signer,
       ownBlobBytes: () => blobs.movedBytes,
       onResult: (result, peerId) => this.#locator.addResult(result, peerId),
+      providersOf: (digest) => this.#locator.providersOf(digest),
+      onCopy: (copy) => this.#replicator.copy(copy),
+      onCheck: (attempt, asks) => this.#replicator.check(attempt, asks),
     })
     this.#locator = new Locator({
       clock,
+      random,
       log: log.child({ component: 'locator' }),
-      scheduler: this.owner.scheduler,
+      nodes: () => this.owner.scheduler.nodes,
       self,
       callDown: (peerId, call, signal) => this.#callDown(peerId, call, signal),
+      tell: (peerId, digests) => void this.#tell(peerId, digests),
+    })
+    this.#replicator = new Replicator({
+      clock,
+      log: log.child({ component: 'replicator' }),
+      apply: (event) => this.owner.apply(event),
+      recordOf: (peerId) => this.#recordOf(peerId),
+      providersOf: (digest) => this.#locator.providersOf(digest),
+      onCopied: (entry, peerId) => this.#locator.add(entry, peerId),
+      carry: (peerId, call, limit) => this.#carry(peerId, call, limit),
+      check: (peerId, entries, limit) => this.#check(peerId, entries, limit),
+    })
+    this.#leaseSets = new LeaseSets({
+      clock,
+      log: log.child({ component: 'lease-sets' }),
+      state: this.owner.scheduler.state,
+      providersOf: (digest) =>
+        this.#locator.providersOf(digest).filter((peerId) => this.#recordOf(peerId) !== undefined),
+      call: (peerId, keep, limit) => this.#keep(peerId, keep, limit),
+    })
+    this.finding = new Finding({
+      clock,
+      random,
+      log,
+      blobs,
+      index: {
+        ask: (question, signal) => this.locate(question, self().peerId, signal),
+        announce: (announcement, signal) => this.announce(announcement, self().peerId, signal),
+      },
     })
     this.#children = new Children({
       owner: this.owner,
@@ -103,6 +157,11 @@ class LocalAuthority implements Authority {
 
   totals(): ReturnType<typeof totals> {
     return totals(this.owner.scheduler)
+  }
+
+  /** Peers that are known to have it, this node among them. */
+  providersOf(digest: Digest): readonly string[] {
+    return this.#locator.providersOf(digest)
   }
 
   get epoch(): number {
@@ -137,8 +196,22 @@ class LocalAuthority implements Authority {
     for await (const gathered of events) yield linesOf(gathered)
   }
 
-  locate(query: LocateQuery, asker: string, signal: AbortSignal): Promise<Located> {
-    return this.#locator.locate(query, asker, signal)
+  locate(question: Question, asker: string, signal: AbortSignal): Promise<Located> {
+    return this.#locator.locate(question, asker, signal)
+  }
+
+  announce(announcement: Announcement, from: string, signal: AbortSignal): Promise<Announced> {
+    return this.#locator.announce(announcement, from, signal)
+  }
+
+  /** Blob bytes that went between others by way of store nodes, since the start. */
+  get relayedBytes(): number {
+    return this.#locator.relayedBytes
+  }
+
+  async token(holder: TokenHolder): Promise<string> {
+    const { clock, signer } = this.#deps
+    return mintToken(holder, clock.wallMs() + TOKEN_MS, signer)
   }
 
   parents(): readonly never[] {
@@ -162,7 +235,7 @@ class LocalAuthority implements Authority {
     let seq = 0
     let isSyncAsked = false
     let isDesiredAsked = false
-    const session = new WorkerSession(sessions.worker, sessions.offer, (make) => {
+    const session = new WorkerSession(sessions, (make) => {
       if (isSyncAsked) return
       isSyncAsked = true
       setImmediate(() => {
@@ -182,6 +255,7 @@ class LocalAuthority implements Authority {
       },
     })
     sessions.use(session)
+    this.finding.reached(self.peerId)
     for (const request of this.owner.scheduler.state.requests.values())
       this.#locator.addSources(request)
     this.#makeDetachable()
@@ -190,6 +264,7 @@ class LocalAuthority implements Authority {
   beat(): void {
     this.#children.heartbeat()
     this.#makeDetachable()
+    this.#leaseSets.beat(this.#lifetime.signal)
   }
 
   /** Gets the sources of every active request to a store node, one try per request at a time. */
@@ -214,30 +289,83 @@ class LocalAuthority implements Authority {
     }
   }
 
-  async #callDown(
-    peerId: string,
-    call: Extract<Call, { method: 'pull' | 'push' }>,
-    signal: AbortSignal,
-  ): Promise<Done> {
-    const { clock, blobs, self } = this.#deps
-    const limit = deadline(
-      clock,
-      RELAY_MS,
-      () => new MeshError('MESH0505', 'moving blobs took too long'),
-      signal,
-    )
+  async #tell(peerId: string, digests: Digest[]): Promise<void> {
+    const { clock, log, self } = this.#deps
+    if (peerId === self().peerId) {
+      this.finding.finder.appeared(digests)
+      return
+    }
+    const limit = deadline(clock, TELL_MS, () => new MeshError('MESH0120', 'no answer in time'))
     try {
-      if (peerId === self().peerId) return await moveBlobs(blobs, call, limit.signal)
       const link = this.#children.link(peerId)
-      if (link === undefined) return { ok: false, bytes: 0, message: `${peerId} is not connected` }
-      return await link.call(call, Done, { signal: limit.signal })
+      await link?.call({ method: 'appeared', digests }, Done, { signal: limit.signal })
+    } catch (error) {
+      log.debug({ err: error, peer: peerId }, 'node was not told what appeared')
     } finally {
       limit.cancel()
     }
   }
 
+  async #callDown(
+    peerId: string,
+    call: Extract<Call, { method: 'pull' | 'push' }>,
+    signal: AbortSignal,
+  ): Promise<Done> {
+    const limit = deadline(
+      this.#deps.clock,
+      RELAY_MS,
+      () => new MeshError('MESH0505', 'moving blobs took too long'),
+      signal,
+    )
+    try {
+      return await this.#carry(peerId, call, limit.signal)
+    } finally {
+      limit.cancel()
+    }
+  }
+
+  /** Only an abort throws. */
+  async #carry(peerId: string, call: Carry, signal: AbortSignal): Promise<Done> {
+    const { blobs, self } = this.#deps
+    if (peerId === self().peerId) return await moveBlobs(blobs, call, signal)
+    const link = this.#children.link(peerId)
+    if (link === undefined) return { ok: false, bytes: 0, message: `${peerId} is not connected` }
+    return await link.call(call, Done, { signal })
+  }
+
+  async #check(peerId: string, entries: readonly Entry[], signal: AbortSignal): Promise<Checked> {
+    const { store, self } = this.#deps
+    if (peerId === self().peerId) return checkBlobs(store, entries, signal)
+    const link = this.#children.link(peerId)
+    if (link?.remote.features.includes(FEATURE_KEEP) !== true) return { held: [] }
+    return link.call({ method: 'check', entries: [...entries] }, Checked, { signal })
+  }
+
+  async #keep(
+    peerId: string,
+    keep: Extract<Call, { method: 'keep' }>,
+    signal: AbortSignal,
+  ): Promise<Done> {
+    const { store, self } = this.#deps
+    if (peerId === self().peerId) return keepBlobs(store.leases, peerId, keep)
+    const link = this.#children.link(peerId)
+    // A node that does not know the call keeps what it was told as well as it can.
+    if (link?.remote.features.includes(FEATURE_KEEP) !== true)
+      return { ok: true, bytes: 0, message: '' }
+    return link.call(keep, Done, { signal })
+  }
+
+  /** Of a node that is connected, or of this one. */
+  #recordOf(peerId: string): PeerRecord | undefined {
+    if (peerId === this.#deps.self().peerId) return this.#deps.self()
+    const node = this.owner.scheduler.nodes.get(peerId)
+    return node?.connected === true ? node.record : undefined
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#lifetime.abort(new MeshError('MESH0108', 'the node is stopping'))
+    this.finding[Symbol.dispose]()
+    this.#replicator[Symbol.dispose]()
     this.#children.close()
     await this.owner.stop()
     await this.#journal[Symbol.asyncDispose]()

@@ -13,7 +13,8 @@ import {
 import type { ActionCache } from '../../store/action-cache.ts'
 import { Submission } from '../../wire/api.ts'
 import { parseWith } from '../../wire/cbor.ts'
-import type { ApiAnswer, PeerRecord } from '../../wire/work-messages.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
+import type { ApiAnswer } from '../../wire/work-messages.ts'
 import type { ApiCall } from '../authority.ts'
 import { dryRun } from './dry-run.ts'
 import type { LogTarget } from '../doors/logs.ts'
@@ -65,19 +66,24 @@ export class OwnerApi {
           .map((node) => nodeView(node, node.peerId === this.#deps.self().peerId ? '' : selfName))
           .map((view) => (view.parent === '' ? { ...view, parent: null } : view))
       case 'GET requests':
-        return this.#requests().map((request) => requestView(request, selfName, moment))
+        return this.#requests().map((request) => requestView(scheduler, request, selfName, moment))
       case 'GET requests/ID':
-        return requestView(this.findRequest(id), selfName, moment)
+        return requestView(scheduler, this.findRequest(id), selfName, moment)
       case 'POST requests/ID/cancel': {
         const request = this.findRequest(id)
         await owner.applyDurably({ type: 'cancel', request: request.wire.id })
-        return requestView(request, selfName, owner.moment())
+        return requestView(scheduler, request, selfName, owner.moment())
+      }
+      case 'POST requests/ID/leave': {
+        const request = this.findRequest(id)
+        await owner.applyDurably({ type: 'left', request: request.wire.id })
+        return requestView(scheduler, request, selfName, owner.moment())
       }
       case 'POST requests/ID/lost': {
         const request = this.findRequest(id)
         const derivation = url.searchParams.get('derivation') ?? ''
         await owner.applyDurably({ type: 'lost', request: request.wire.id, derivation })
-        return requestView(request, selfName, owner.moment())
+        return requestView(scheduler, request, selfName, owner.moment())
       }
       case 'GET requests/ID/graph':
         return this.findRequest(id).wire.graph

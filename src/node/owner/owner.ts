@@ -12,16 +12,13 @@ import { MeshError } from '../../base/errors.ts'
 import type { ActionCache } from '../../store/action-cache.ts'
 import type { Fact, RequestWire } from '../../wire/facts.ts'
 import { countersignResult, openResult, type ActionResult, type Signer } from '../../wire/result.ts'
-import type { PeerRecord, SyncMessage } from '../../wire/work-messages.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
+import type { SyncMessage } from '../../wire/work-messages.ts'
 import { checkGraph } from '../../scheduler/check-request.ts'
 import type { Step } from '../../scheduler/model.ts'
-import {
-  Scheduler,
-  type Desired,
-  type Effect,
-  type Event,
-  type Moment,
-} from '../../scheduler/scheduler.ts'
+import type { Ask, Copy, Desired, Effect, Event, Moment } from '../../scheduler/events.ts'
+import type { ProvidersOf } from '../../scheduler/reach.ts'
+import { Scheduler } from '../../scheduler/scheduler.ts'
 import type { Journal } from './journal.ts'
 
 /** How long a journal that cannot be written is waited for before the next try. */
@@ -51,6 +48,11 @@ export interface OwnerDeps {
   readonly ownBlobBytes: () => number
   /** Told of every result that was committed or found, with the node that should have its outputs. */
   readonly onResult: (result: ActionResult, peerId: string) => void
+  /** Who has a blob, as far as is known: peer ids. */
+  readonly providersOf: ProvidersOf
+  /** Moves and looks after blobs for the scheduler; answers with `copied` and `checked`. */
+  readonly onCopy: (copy: Copy) => void
+  readonly onCheck: (attempt: string, asks: readonly Ask[]) => void
 }
 
 interface Batch {
@@ -60,7 +62,7 @@ interface Batch {
 }
 
 export class Owner {
-  readonly scheduler = new Scheduler()
+  readonly scheduler: Scheduler
   readonly #deps: OwnerDeps
   readonly #ports = new Map<string, NodePort>()
   readonly #watchers = new Map<string, Set<Watcher>>()
@@ -75,6 +77,7 @@ export class Owner {
 
   constructor(deps: OwnerDeps) {
     this.#deps = deps
+    this.scheduler = new Scheduler({ selfId: deps.signer.peerId, providersOf: deps.providersOf })
   }
 
   /** Replays the journal and begins a new epoch. Resolves when that is durable. */
@@ -252,6 +255,12 @@ export class Owner {
         case 'desired':
           desired.add(effect.peerId)
           break
+        case 'copy':
+          this.#deps.onCopy(effect.copy)
+          break
+        case 'check':
+          this.#deps.onCheck(effect.attempt, effect.asks)
+          break
         case 'step':
           for (const watcher of this.#watchers.get(effect.step.request.wire.id) ?? [])
             watcher.onStep(effect.step)
@@ -311,9 +320,11 @@ function isNeeded(fact: Fact, state: Scheduler['state']): boolean {
     case 'evicted':
       return false
     case 'detachable':
+    case 'left':
     case 'bound':
     case 'joined':
     case 'pinned':
+    case 'stored':
     case 'failed':
     case 'rewound':
     case 'reopened':
