@@ -1,6 +1,6 @@
 /** What the parts of the store share about disks: the error of a full one, free space, and small files written whole. */
 import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from 'node:fs'
-import { statfs } from 'node:fs/promises'
+import { open, rename, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { hasCode, MeshError, messageOf } from '../base/errors.ts'
 
@@ -39,6 +39,19 @@ export function replaceFile(path: string, text: string): void {
   }
   renameSync(temporary, path)
   syncDirectory(dirname(path))
+}
+
+/** The same without keeping the event loop: a sync takes as long as the disk likes. One at a time per path. */
+export async function replaceFileLater(path: string, text: string): Promise<void> {
+  const temporary = `${path}.new`
+  {
+    await using file = await open(temporary, 'w', 0o644)
+    await file.writeFile(text)
+    await file.sync()
+  }
+  await rename(temporary, path)
+  await using directory = await open(dirname(path), 'r')
+  await directory.sync()
 }
 
 /** Makes the names in a directory survive a power cut. */

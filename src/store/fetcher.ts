@@ -42,6 +42,8 @@ export interface FetchedBytes {
 interface FetchOptions {
   /** Sources that probably have it, best first. */
   readonly hints?: readonly BlobSource[]
+  /** The tree that all of them are parts of. */
+  readonly within?: BlobRef
   readonly signal: AbortSignal
 }
 
@@ -62,7 +64,7 @@ export interface Fetcher {
 /** Who has what, besides the hints; asked at most once per fetch, for all its blobs. */
 export type Locate = (
   refs: readonly BlobRef[],
-  options: { readonly signal: AbortSignal },
+  options: { readonly within?: BlobRef | undefined; readonly signal: AbortSignal },
 ) => Promise<ReadonlyMap<Digest, readonly BlobSource[]>>
 
 interface FetcherDeps {
@@ -104,7 +106,7 @@ class StoreFetcher implements Fetcher {
   }
 
   fetch(ref: BlobRef, options: FetchOptions): Promise<FetchedBytes> {
-    return this.#fetchOnce(ref, options, this.#locator([ref], options.signal))
+    return this.#fetchOnce(ref, options, this.#locator([ref], options))
   }
 
   async #fetchOnce(
@@ -267,7 +269,7 @@ class StoreFetcher implements Fetcher {
 
   async fetchAll(refs: readonly BlobRef[], options: FetchOptions): Promise<FetchedBytes> {
     const missing = await this.#store.missing(refs)
-    const located = this.#locator(missing, options.signal)
+    const located = this.#locator(missing, options)
     const sum = { local: 0, peer: 0, mirror: 0 }
     for (const { size } of new Map(refs.map((ref) => [ref.digest, ref])).values()) sum.local += size
     for (const { size } of missing) sum.local -= size
@@ -410,7 +412,12 @@ class StoreFetcher implements Fetcher {
       if (depth > TREE_DEPTH_MAX)
         throw new MeshError('MESH0210', `a tree is deeper than ${TREE_DEPTH_MAX} directories`)
       const level = trees
-      const fetched = await this.fetchAll([...trees, ...files], options)
+      // Whoever has the root has the rest: only that is asked for.
+      const within = depth === 0 ? undefined : blobOf(entry)
+      const fetched = await this.fetchAll([...trees, ...files], {
+        ...options,
+        ...(within === undefined ? {} : { within }),
+      })
       sum.local += fetched.local
       sum.peer += fetched.peer
       sum.mirror += fetched.mirror
@@ -458,7 +465,7 @@ class StoreFetcher implements Fetcher {
   }
 
   /** Asks when first called. A failure to locate is nobody located. */
-  #locator(refs: readonly BlobRef[], signal: AbortSignal): Located {
+  #locator(refs: readonly BlobRef[], { within: tree, signal }: FetchOptions): Located {
     const { locate, clock, log } = this.#deps
     let answer: Promise<ReadonlyMap<Digest, readonly BlobSource[]>> | undefined
     const ask = async (): Promise<ReadonlyMap<Digest, readonly BlobSource[]>> => {
@@ -466,7 +473,7 @@ class StoreFetcher implements Fetcher {
       try {
         return await within(
           clock,
-          locate(refs, { signal }),
+          locate(refs, { within: tree, signal }),
           LOCATE_MS,
           () => new Error(`no answer in ${LOCATE_MS} ms`),
         )

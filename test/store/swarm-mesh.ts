@@ -67,7 +67,7 @@ export class SwarmMesh implements AsyncDisposable {
       await openPartialBlobs(
         {
           store,
-          chunks: { locate: (chunk) => this.#locate(store, chunk) },
+          chunks: { keep: async () => undefined, locate: (chunk) => this.#locate(store, chunk) },
           workers: inlineFileWorkers(),
           clock,
           log,

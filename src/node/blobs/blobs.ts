@@ -108,7 +108,7 @@ export class Blobs implements AsyncDisposable {
         clock: deps.clock,
         log: deps.log,
         random: deps.random,
-        locate: async (refs, { signal }) => this.#locateSources(refs, signal),
+        locate: async (refs, options) => this.#locateSources(refs, options),
       },
       { mirrors: this.mirrors },
     )
@@ -241,9 +241,11 @@ export class Blobs implements AsyncDisposable {
 
   async #locateSources(
     refs: readonly BlobRef[],
-    signal: AbortSignal,
+    options: { readonly within?: BlobRef | undefined; readonly signal: AbortSignal },
   ): Promise<ReadonlyMap<Digest, readonly BlobSource[]>> {
-    const located = await this.#deps.locate({ refs, entries: [], failed: [] }, signal)
+    const { within, signal } = options
+    const query = { refs, entries: [], failed: [], ...(within === undefined ? {} : { within }) }
+    const located = await this.#deps.locate(query, signal)
     const found = new Map<Digest, readonly BlobSource[]>()
     for (const [digest, indexes] of located.providers)
       found.set(digest, this.sourcesOf(indexes.flatMap((at) => located.peers[at] ?? [])))

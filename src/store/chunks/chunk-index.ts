@@ -40,6 +40,11 @@ export interface ChunkIndex extends AsyncDisposable {
   encodedListOf(blob: Digest): Promise<Uint8Array | undefined>
   /** A range of a blob of the store that has these bytes, unless the disk is damaged: check them. */
   locate(chunk: Digest): Promise<ChunkPlace | undefined>
+  /**
+   * Takes a list that came from elsewhere, whose every chunk and whose whole were found right. One with cuts
+   * of its own is of less use for differences, and does no other harm.
+   */
+  keep(list: ChunkList): Promise<void>
   /** To be called for each new blob: has its list made in the background, and its chunks found. */
   add(ref: BlobRef): void
   /** Chunks of all lists that are kept. */
@@ -170,6 +175,10 @@ class StoreChunkIndex implements ChunkIndex {
     } catch (error) {
       this.#log.warn({ err: error }, 'chunk index was not written')
     }
+  }
+
+  async keep(list: ChunkList): Promise<void> {
+    await this.#note(this.#table.put(list, encodeChunkList(list)))
   }
 
   add({ digest, size }: BlobRef): void {

@@ -82,7 +82,7 @@ export class Checkpoints {
       for (const prefix of prefixes) await syncFile(join(this.#layout.blobs, prefix))
       await syncFile(this.#layout.blobs)
       await this.#markSynced(digests)
-      writeCheckpoint(this.#layout.directory, { atWallMs, clean: false })
+      await writeCheckpoint(this.#layout.directory, { atWallMs, clean: false })
       this.#atWallMs = atWallMs
     } catch (error) {
       for (const digest of digests) this.#unsynced.add(digest)

@@ -11,7 +11,7 @@ import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { hasCode, MeshError } from '../../base/errors.ts'
 import type { Digest } from '../../wire/digest.ts'
-import { replaceFile } from '../disk.ts'
+import { replaceFile, replaceFileLater } from '../disk.ts'
 
 const STORE_FORMAT = 1
 
@@ -104,8 +104,8 @@ export function readCheckpoint(directory: string): Checkpoint {
   return parsed.success ? parsed.data : { atWallMs: 0, clean: false }
 }
 
-export function writeCheckpoint(directory: string, checkpoint: Checkpoint): void {
-  replaceFile(join(directory, 'checkpoint.json'), `${JSON.stringify(checkpoint)}\n`)
+export function writeCheckpoint(directory: string, checkpoint: Checkpoint): Promise<void> {
+  return replaceFileLater(join(directory, 'checkpoint.json'), `${JSON.stringify(checkpoint)}\n`)
 }
 
 /** The names in a directory, none when it does not exist. */

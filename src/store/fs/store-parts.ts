@@ -76,7 +76,7 @@ export async function openStoreParts(deps: StoreDeps, options: StoreOptions): Pr
   try {
     writeFormat(layout.directory)
     const checkpoint = readCheckpoint(layout.directory)
-    writeCheckpoint(layout.directory, { atWallMs: checkpoint.atWallMs, clean: false })
+    await writeCheckpoint(layout.directory, { atWallMs: checkpoint.atWallMs, clean: false })
     const useTimeMs = timeOfUse(deps.clock, index.lastUseMs)
     if (isNew) await rebuildIndex({ layout, index, log: deps.log }, { checkpoint, useTimeMs })
     return await assemble(deps, options, { layout, index, checkpoint, isNew, useTimeMs })
@@ -159,7 +159,7 @@ async function assemble(
       } finally {
         await index.close()
       }
-      writeCheckpoint(layout.directory, {
+      await writeCheckpoint(layout.directory, {
         atWallMs,
         clean: isRecovered && unverified.count === 0,
         executables: executables.stats(),

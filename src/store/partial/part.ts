@@ -3,7 +3,6 @@
  * each checked against its digest before.
  */
 import assert from 'node:assert/strict'
-import { webcrypto } from 'node:crypto'
 import { closeSync, constants, ftruncate, openSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { promisify } from 'node:util'
@@ -15,7 +14,7 @@ import { writeAllAt } from '../../files/file-io.ts'
 import { mapLimited, nextTurn } from '../../files/map-limited.ts'
 import { runJob, type FileWorkers } from '../../files/workers/file-workers.ts'
 import { encodeChunkList, type Chunk, type ChunkList } from '../../wire/chunk-list.ts'
-import { cidOf, digestFromBytes, sha256, type BlobRef, type Digest } from '../../wire/digest.ts'
+import { cidOf, sha256, type BlobRef, type Digest } from '../../wire/digest.ts'
 import type { BlobStore } from '../blob-store.ts'
 import type { ChunkIndex } from '../chunks/chunk-index.ts'
 import { diskError } from '../disk.ts'
@@ -31,7 +30,7 @@ const LOOKUPS_PER_TURN = 64
 
 export interface PartDeps {
   readonly store: Pick<BlobStore, 'open'>
-  readonly chunks: Pick<ChunkIndex, 'locate'>
+  readonly chunks: Pick<ChunkIndex, 'locate' | 'keep'>
   readonly workers: FileWorkers
   readonly clock: Clock
   readonly log: Logger
@@ -184,7 +183,7 @@ export class Part implements PartialBlob {
   async write(chunk: number, bytes: Uint8Array): Promise<boolean> {
     const { digest, length } = this.#chunk(chunk)
     if (this.has(chunk)) return true
-    if (bytes.byteLength !== length || (await digestOf(bytes)) !== digest) return false
+    if (bytes.byteLength !== length || sha256(bytes) !== digest) return false
     for (const equal of this.#equals.get(digest) ?? [])
       if (!this.has(equal)) await this.#whileOpen(() => this.#put(equal, bytes))
     return true
@@ -272,6 +271,7 @@ export class Part implements PartialBlob {
         `the chunks of ${cidOf(ref.digest)} are right, the whole is not: its chunk list was forged`,
       )
     }
+    await this.#deps.chunks.keep(this.list)
     await this.#deps.adopt(this.#paths.data, ref)
     await this.#remove()
   }
@@ -318,11 +318,6 @@ export class Part implements PartialBlob {
   [Symbol.asyncDispose](): Promise<void> {
     return this.onRelease()
   }
-}
-
-/** Hashes on a thread of the pool: the main one has other things to do than a third of a gigabyte a second. */
-async function digestOf(bytes: Uint8Array): Promise<Digest> {
-  return digestFromBytes(new Uint8Array(await webcrypto.subtle.digest('SHA-256', bytes)))
 }
 
 /** The number of the chunk that has the byte, by bisection. */

@@ -150,7 +150,11 @@ export class Keeper implements AsyncDisposable {
     await measure()
     await meter.refresh()
     const isUrgent = neededBytes > 0 || meter.isOver() || meter.pressure().floorBytes > 0
-    if (!isUrgent && clock.nowMs() - this.#openedAtMs < GRACE_MS) return
+    if (!isUrgent && clock.nowMs() - this.#openedAtMs < GRACE_MS) {
+      // Nothing is removed yet, but room that was made by others is seen.
+      if (meter.space().state === 'full') await meter.decide()
+      return
+    }
     if (clock.nowMs() >= this.#notBeforeMs) {
       const isShort = await this.#collectFor(neededBytes)
       if (isShort) this.#notBeforeMs = clock.nowMs() + AGAIN_MS

@@ -10,7 +10,7 @@ import { sleep, type Clock } from '../../base/clock.ts'
 import { hasCode } from '../../base/errors.ts'
 import { DigestHex, type Digest } from '../../wire/digest.ts'
 import type { BlobIndex } from '../blob-index.ts'
-import { replaceFile } from '../disk.ts'
+import { replaceFileLater } from '../disk.ts'
 import type { Pace } from '../fs/verify.ts'
 
 const ROUND_MS = 30 * 24 * 60 * 60_000
@@ -107,11 +107,11 @@ export class Scrubber implements AsyncDisposable {
           await this.#deps.check(digest, (bytes) => this.#pace(bytes, signal))
           await this.#pace(Math.max(0, FILE_COST_BYTES - sizeBytes), signal)
           this.#progress = { ...this.#progress, after: digest }
-          if (clock.nowMs() - this.#savedAtMs >= SAVE_MS) this.#save()
+          if (clock.nowMs() - this.#savedAtMs >= SAVE_MS) await this.#save()
         }
       }
       this.#progress = { ...this.#progress, after: null }
-      this.#save()
+      await this.#save()
       this.#deps.log.info({ ...index.stats() }, 'all blobs were checked')
     }
   }
@@ -141,17 +141,17 @@ export class Scrubber implements AsyncDisposable {
     await sleep(clock, debtBytes / bytesPerMs, signal)
   }
 
-  #save(): void {
+  async #save(): Promise<void> {
     this.#savedAtMs = this.#deps.clock.nowMs()
     const { roundBeganAtWallMs } = this.#progress
     if (roundBeganAtWallMs === -Infinity) return
-    replaceFile(this.#options.file, `${JSON.stringify(this.#progress)}\n`)
+    await replaceFileLater(this.#options.file, `${JSON.stringify(this.#progress)}\n`)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#lifetime.abort(new Error('the store is closing'))
     await Promise.all([this.#rounds, this.#complaints])
-    this.#save()
+    await this.#save()
   }
 }
 

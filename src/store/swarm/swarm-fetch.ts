@@ -16,6 +16,7 @@ import type { CasLink } from '../cas-link.ts'
 import type { SourceHealth } from '../fetch/source-health.ts'
 import { asSourceError } from '../fetch/trail.ts'
 import type { PartialBlob } from '../partial/partial-blobs.ts'
+import { ByteWindow } from '../byte-window.ts'
 import { within } from '../stall-limit.ts'
 import type { AskOutcome } from './picker.ts'
 import type { Seeker, Swarm } from './swarm.ts'
@@ -30,6 +31,8 @@ const SLOW_AFTER_MS = 2_000
 const LOOK_MS = 250
 /** Without any byte for this long, and nobody else to ask, the swarm has failed. */
 const STUCK_MS = 10_000
+/** Chunks that are being checked and written at a time. */
+const WRITES_MAX = 8
 /** Peers are asked for again this soon at first, then this often: it also tells that we are still here. */
 const PEERS_FIRST_MS = 2_000
 const PEERS_MS = 30_000
@@ -81,7 +84,8 @@ export class SwarmFetch implements Seeker {
   readonly #sources = new Map<string, BlobSource>()
   readonly #liars = new Map<string, readonly BlobSource[]>()
   readonly #asks = new Map<number, AbortController>()
-  /** One for each ask that was under way at a time: with new ones for each chunk, most of the time went to memory. */
+  readonly #writeRoom = new ByteWindow({ bytesMax: WRITES_MAX })
+  /** Used again: with a new one for each chunk, memory takes more time than hashing. */
   readonly #buffers: Buffer[] = []
   /** By chunk: whose bytes are being written. */
   readonly #writing = new Map<number, string>()
@@ -315,11 +319,10 @@ export class SwarmFetch implements Seeker {
   /** From the first of the neighbour's ways that works. Throws only what ends the whole fetch. */
   async #fetchRun(to: string, run: Run, signal: AbortSignal): Promise<AskOutcome> {
     const { health, clock, log } = this.#deps
-    const rest = { ...run }
     let outcome: AskOutcome = 'refused'
     for (const source of this.#waysTo(to)) {
       try {
-        outcome = await this.#fetchFrom(source, to, rest, signal)
+        outcome = await this.#fetchFrom(source, to, run, signal)
         if (outcome === 'done') health.noteGood(source)
         return outcome
       } catch (error) {
@@ -349,44 +352,77 @@ export class SwarmFetch implements Seeker {
     return link === undefined ? [...sources] : [...sources.slice(0, -1), link.source]
   }
 
-  /** Takes chunk after chunk; `rest` is what is still to come. */
+  /** Takes chunk after chunk; what is checked and written meanwhile holds nothing up. */
   async #fetchFrom(
     source: BlobSource,
     to: string,
-    rest: Run,
+    run: Run,
     signal: AbortSignal,
   ): Promise<AskOutcome> {
     const { chunks } = this.#partial.list
-    const start = chunks[rest.first]
-    const last = chunks[rest.first + rest.count - 1]
-    if (start === undefined || last === undefined) return 'done'
-    const offsetBytes = start.offset
+    const last = chunks[run.first + run.count - 1]
+    let chunk = run.first
+    while (chunk < run.first + run.count - 1 && this.#partial.has(chunk)) chunk++
+    const offsetBytes = chunks[chunk]?.offset
+    if (last === undefined || offsetBytes === undefined) return 'done'
     const lengthBytes = last.offset + last.length - offsetBytes
     const bytes = await source.fetch(this.#partial.ref, { offsetBytes, lengthBytes, signal })
     if (bytes === undefined) return 'refused'
-    const buffer = this.#buffers.pop() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES_MAX)
+    const writes: Promise<void>[] = []
     try {
-      let filledBytes = 0
+      for await (const [number, content] of this.#cut(bytes, chunk, { source, to })) {
+        await this.#writeRoom.acquire(1, signal)
+        const write = this.#write(number, content, to, signal)
+        write.catch(() => undefined) // met below
+        writes.push(write)
+        chunk = number + 1
+      }
+    } catch (error) {
+      // A wrong chunk says more than how the transfer ended.
+      await Promise.allSettled(writes)
+      await Promise.all(writes)
+      throw error
+    }
+    await Promise.all(writes)
+    if (chunk < run.first + run.count) throw new SourceError('failed', `ended in chunk ${chunk}`)
+    return 'done'
+  }
+
+  /** The chunks that the bytes are, from the first on. Each is in a buffer that goes to whoever takes it. */
+  async *#cut(
+    bytes: AsyncIterable<Uint8Array>,
+    first: number,
+    { source, to }: { readonly source: BlobSource; readonly to: string },
+  ): AsyncGenerator<[number, Buffer]> {
+    const { chunks } = this.#partial.list
+    let chunk = first
+    let buffer = this.#newBuffer()
+    let filledBytes = 0
+    try {
       for await (const piece of bytes) {
         this.#noteBytes(source, to, piece.byteLength)
         for (let at = 0; at < piece.byteLength;) {
-          const lengthBytes = chunks[rest.first]?.length ?? 0
-          const part = piece.subarray(at, at + lengthBytes - filledBytes)
+          const chunkBytes = chunks[chunk]?.length
+          if (chunkBytes === undefined) throw new SourceError('wrong', 'sent more than asked for')
+          const part = piece.subarray(at, at + chunkBytes - filledBytes)
           buffer.set(part, filledBytes)
           filledBytes += part.byteLength
           at += part.byteLength
-          if (filledBytes < lengthBytes) continue
-          await this.#write(rest.first, buffer.subarray(0, lengthBytes), to, signal)
+          if (filledBytes < chunkBytes) continue
+          const full = buffer.subarray(0, chunkBytes)
+          buffer = this.#newBuffer()
           filledBytes = 0
-          rest.first++
-          rest.count--
-          if (rest.count === 0) return 'done'
+          yield [chunk, full]
+          chunk++
         }
       }
-      throw new SourceError('failed', `ended in chunk ${rest.first}`)
     } finally {
       this.#buffers.push(buffer)
     }
+  }
+
+  #newBuffer(): Buffer {
+    return this.#buffers.pop() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES_MAX)
   }
 
   #noteBytes(source: BlobSource, from: string, byteCount: number): void {
@@ -397,15 +433,18 @@ export class SwarmFetch implements Seeker {
     this.#options.onBytes(source, byteCount)
   }
 
-  async #write(chunk: number, bytes: Uint8Array, from: string, signal: AbortSignal): Promise<void> {
-    if (this.#partial.has(chunk)) return
-    this.#writing.set(chunk, from)
+  /** Gives the room and the buffer back. */
+  async #write(chunk: number, bytes: Buffer, from: string, signal: AbortSignal): Promise<void> {
     try {
+      if (this.#partial.has(chunk)) return
+      this.#writing.set(chunk, from)
       const isRight = await this.#partial.write(chunk, bytes)
       signal.throwIfAborted()
       if (!isRight) throw new WrongChunk(`chunk ${chunk} has other bytes than its name says`)
     } finally {
       this.#writing.delete(chunk)
+      this.#writeRoom.release(1)
+      this.#buffers.push(Buffer.from(bytes.buffer))
     }
     this.#swarm.core.got(chunk, from)
     this.#swarm.step()
@@ -413,8 +452,8 @@ export class SwarmFetch implements Seeker {
 }
 
 interface Run {
-  first: number
-  count: number
+  readonly first: number
+  readonly count: number
 }
 
 class WrongChunk extends Error {}
