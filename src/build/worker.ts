@@ -105,6 +105,8 @@ export interface LiveLog {
 }
 
 export class Worker {
+  /** When the disk was last found full. */
+  #diskFullAtMs = Number.NEGATIVE_INFINITY
   readonly #deps: WorkerDeps
   readonly #options: WorkerOptions
   readonly #running = new Map<string, Running>()
@@ -399,11 +401,15 @@ export class Worker {
   }
 
   /** What fails on a full disk says nothing about the build, however it fails. Throws MESH0503. */
-  async #checkRoom({ directory, lease }: Running, end: BuildEnd): Promise<void> {
+  async #checkRoom(running: Running, end: BuildEnd): Promise<void> {
     if (end.kind === 'cancelled' || end.kind === 'limit') return
     if (end.kind === 'exited' && end.code === 0) return
+    const { directory, lease, phases, phaseSinceMs } = running
+    const beganAtMs = phaseSinceMs - (phases.build ?? 0)
     const { bavail, bsize } = await statfs(directory)
-    if (bavail * bsize >= DISK_FULL_BYTES) return
+    if (bavail * bsize < DISK_FULL_BYTES) this.#diskFullAtMs = this.#deps.clock.nowMs()
+    // Another build may have filled it and be cleared away by now.
+    else if (this.#diskFullAtMs < beganAtMs) return
     const told = end.kind === 'infrastructure' ? `: ${end.message}` : ''
     throw new MeshError(
       'MESH0503',

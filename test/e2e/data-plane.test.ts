@@ -1,5 +1,6 @@
 /** Inputs between machines go over TLS, to those who belong to the mesh and to nobody else. */
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
@@ -20,7 +21,7 @@ ${[1, 2]
     (at) => `
 [derivation.made${at}]
 builder = "/bin/sh"
-args = ["-c", 'yes ${at} | head -c ${MADE_BYTES} > $out']
+args = ["-c", 'seq ${at}0000000 ${at}9999999 | head -c ${MADE_BYTES} > $out']
 [derivation.used${at}]
 builder = "/bin/sh"
 args = ["-c", 'wc -c < $made > $out']
@@ -30,7 +31,12 @@ needs = { cpus = 2 }
   )
   .join('')}`
 
-const blobOf = (at: number): string => sha256(`${at}\n`.repeat(MADE_BYTES / 2))
+/** Nothing in it repeats: equal parts would travel once. */
+function blobOf(at: number): string {
+  let text = ''
+  for (let line = at * 10_000_000; text.length < MADE_BYTES; line++) text += `${line}\n`
+  return sha256(text.slice(0, MADE_BYTES))
+}
 
 /** curl at a machine, whose command prefix is given. */
 const curl = (prefix: readonly string[], ...args: readonly string[]): Promise<Finished> =>
@@ -183,7 +189,7 @@ test(
     })
     const giver = mesh.desk(store)
     await mesh.desk(middle).untilReady('store', 'middle')
-    giver.write('file', Buffer.alloc(MADE_BYTES, 'mesh'))
+    giver.write('file', randomBytes(MADE_BYTES))
     const put = await giver.mesh('put', 'file')
     assert.equal(put.code, 0, put.stderr)
     const taker = mesh.desk(leaf)

@@ -398,8 +398,11 @@ export class SwarmFetch implements Seeker {
     let chunk = first
     let buffer = this.#newBuffer()
     let filledBytes = 0
+    let sinceMs = this.#deps.clock.nowMs()
     try {
       for await (const piece of bytes) {
+        const waitedMs = this.#deps.clock.nowMs() - sinceMs
+        this.#deps.health.noteBytes(source, piece.byteLength, waitedMs)
         this.#noteBytes(source, to, piece.byteLength)
         for (let at = 0; at < piece.byteLength;) {
           const chunkBytes = chunks[chunk]?.length
@@ -415,6 +418,7 @@ export class SwarmFetch implements Seeker {
           yield [chunk, full]
           chunk++
         }
+        sinceMs = this.#deps.clock.nowMs()
       }
     } finally {
       this.#buffers.push(buffer)
