@@ -283,7 +283,8 @@ export class Worker {
   ): Promise<{ outcome: AttemptOutcome; usage: Usage | null }> {
     const { lease, abort } = running
     const { executor, hold } = this.#deps
-    using _held = hold(action.inputs.map(([, entry]) => entry))
+    using holding = new DisposableStack()
+    holding.use(hold(action.inputs.map(([, entry]) => entry)))
     this.#enter(running, 'fetching')
     await this.#obtainInputs(running, action)
     const held: Materialised[] = []

@@ -91,9 +91,7 @@ export function answerChild(authority: Authority): LinkHandlers['onCall'] {
           .announce(call, peerId, signal)
           .then((announced) => encodeObject(AnnouncedSchema, announced))
       case 'token':
-        return authority
-          .token(call, signal)
-          .then((token) => encodeObject(TokenSchema, { token }))
+        return authority.token(call, signal).then((token) => encodeObject(TokenSchema, { token }))
       case 'events':
         return encodeEvents(authority.events(call.request, nextHop(call.hops), signal))
       case 'pull':

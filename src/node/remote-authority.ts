@@ -111,9 +111,7 @@ class RemoteAuthority implements Authority {
       {
         addresses,
         onLink: (link) => {
-          const session = new WorkerSession(sessions, (make) =>
-            link.requestSync(make),
-          )
+          const session = new WorkerSession(sessions, (make) => link.requestSync(make))
           this.#session = session
           sessions.use(session)
           void link.closed.then(() => sessions.drop(session))

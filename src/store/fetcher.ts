@@ -413,10 +413,10 @@ class StoreFetcher implements Fetcher {
         throw new MeshError('MESH0210', `a tree is deeper than ${TREE_DEPTH_MAX} directories`)
       const level = trees
       // Whoever has the root has the rest: only that is asked for.
-      const within = depth === 0 ? undefined : blobOf(entry)
+      const root = depth === 0 ? undefined : blobOf(entry)
       const fetched = await this.fetchAll([...trees, ...files], {
         ...options,
-        ...(within === undefined ? {} : { within }),
+        ...(root === undefined ? {} : { within: root }),
       })
       sum.local += fetched.local
       sum.peer += fetched.peer

@@ -57,7 +57,7 @@ export interface FsBlobStore extends BlobStore {
   reserve(sizeBytes: number): Promise<Reservation>
   space(): Space
   /** Told when the state of `space` changes. */
-  onSpace(listener: (space: Space) => void): Disposable
+  onSpace(listener: (space: Space) => void | Promise<void>): Disposable
   /** Told before the files of removed blobs go, and waited for; an error keeps them from being evicted. */
   onGone(listener: (gone: Gone) => void | Promise<void>): Disposable
   /** Told of each blob that was not here before, once a killed process does not lose it. */
@@ -325,7 +325,7 @@ class FileStore implements FsBlobStore {
   space(): Space {
     return this.#parts.meter.space()
   }
-  onSpace(listener: (space: Space) => void): Disposable {
+  onSpace(listener: (space: Space) => void | Promise<void>): Disposable {
     return this.#parts.meter.changes.add(listener)
   }
   onGone(listener: (gone: Gone) => void | Promise<void>): Disposable {

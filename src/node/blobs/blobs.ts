@@ -108,7 +108,7 @@ export class Blobs implements AsyncDisposable {
         clock: deps.clock,
         log: deps.log,
         random: deps.random,
-        locate: async (refs, options) => this.#locateSources(refs, options),
+        locate: async (refs, asked) => this.#locateSources(refs, asked),
       },
       { mirrors: this.mirrors },
     )

@@ -89,12 +89,14 @@ async function collect(
 
 /** Pinned before it is fetched: nothing of it can go while the rest comes. */
 async function pin(
-  { clock, store, obtain }: StorageDeps,
+  deps: StorageDeps,
   { digest, kind, label }: PinRequest,
   signal: AbortSignal,
 ): Promise<Pin> {
-  using _use = store.leases.use([{ digest, size: 0, kind }])
-  const ref = await obtain(digest, { size: undefined, isTree: kind === 'dir' }, signal)
+  const { clock, store } = deps
+  using held = new DisposableStack()
+  held.use(store.leases.use([{ digest, size: 0, kind }]))
+  const ref = await deps.obtain(digest, { size: undefined, isTree: kind === 'dir' }, signal)
   if (ref === undefined)
     throw new MeshError(
       'MESH0501',
