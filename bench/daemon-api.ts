@@ -8,12 +8,7 @@ export async function fetchInto(daemon: Daemon, entry: Entry): Promise<void> {
   await ask(daemon, 'POST', '/api/blobs/fetch', JSON.stringify([EntryJson.parse(entry)]))
 }
 
-export function ask(
-  daemon: Daemon,
-  method: 'GET' | 'POST',
-  path: string,
-  body = '',
-): Promise<string> {
+function ask(daemon: Daemon, method: 'GET' | 'POST', path: string, body = ''): Promise<string> {
   return new Promise((resolve, reject) => {
     const headers = { 'content-type': 'application/json' }
     const asked = request({ socketPath: daemon.file.socket, method, path, headers }, (response) => {

@@ -1,5 +1,5 @@
 /**
- * Sixteen machines that want the same 64 MiB at once, each behind a link of limited rate: what the one
+ * Sixteen machines that want the same 32 MiB at once, each behind a link of limited rate: what the one
  * that has it sends, and how long it takes until the last has it. Beside it, the same from nginx.
  *
  * Ideal is the time that one copy takes on one link. What is sent is counted at the link: headers,
@@ -18,8 +18,8 @@ import { figure, timed, type Context, type Figure, type Subject } from './subjec
 
 const PEERS = 16
 const KILLED = PEERS / 4
-const BLOB_BYTES = 64 * 2 ** 20
-const RATE_MBIT_PER_S = 80
+const BLOB_BYTES = 32 * 2 ** 20
+const RATE_MBIT_PER_S = 20
 const IDEAL_MS = (BLOB_BYTES * 8) / (RATE_MBIT_PER_S * 1000)
 /** Hosts of the LAN. */
 const ROOT = 0

@@ -26,7 +26,7 @@ const ENTRIES_PER_TURN = 64
  * `files`: regular files of one directory, answered with their digests and sizes in the same order;
  * `tree`: a listing, all of whose entries came before; undefined: nothing, let others have their turn.
  */
-export type WalkStep =
+type WalkStep =
   | { readonly kind: 'files'; readonly paths: readonly string[] }
   | { readonly kind: 'tree'; readonly ref: BlobRef; readonly bytes: Uint8Array<ArrayBuffer> }
   | undefined

@@ -58,6 +58,11 @@ export class SwarmMesh implements AsyncDisposable {
     this.#tracked.set(digest, names.add(node.name))
   }
 
+  /** Has the source be one of a peer. */
+  asPeer(source: BlobSource, peer: SwarmPeer): void {
+    this.#peers.set(source, peer)
+  }
+
   async add(name: string, options: MeshNodeOptions = {}): Promise<MeshNode> {
     const { clock = systemClock() } = options
     const peers = this.#peers
@@ -140,7 +145,7 @@ export class SwarmMesh implements AsyncDisposable {
       },
       peer(asker) {
         const source = lazySource(name, () => dial(asker))
-        const peer = { peerId: name, sources: [source], link: () => dial(asker) }
+        const peer = { peerId: name, hasAll: true, sources: [source], link: () => dial(asker) }
         peers.set(source, peer)
         return peer
       },

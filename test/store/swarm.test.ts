@@ -115,6 +115,23 @@ test('swarm: a lone source is asked for long runs from the front', async () => {
   )
 })
 
+test('swarm: a peer that cannot be linked with is an ordinary source, but one that is fetching itself is none', async () => {
+  for (const hasAll of [true, false]) {
+    await using mesh = new SwarmMesh()
+    const mirror = source('mirror', { kind: 'mirror' })
+    const node = await mesh.add('node', { mirrors: [mirror] })
+    const http = source('http', { list: LIST })
+    mesh.asPeer(http, {
+      peerId: 'peer',
+      hasAll,
+      sources: [http],
+      link: () => Promise.reject(new SourceError('failed', 'no route')),
+    })
+    await node.fetcher.fetch(REF, { hints: [http], signal: never })
+    assert.deepEqual([http.asked.length > 0, mirror.asked.length > 0], [hasAll, !hasAll])
+  }
+})
+
 test('swarm: several sources share the work, mirrors are left in peace', async () => {
   await using mesh = new SwarmMesh()
   const mirror = source('mirror', { kind: 'mirror', list: LIST })

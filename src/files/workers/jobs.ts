@@ -36,7 +36,7 @@ interface JobType<I, R, P = never, S = undefined> {
   readonly sent: S
 }
 
-export interface JobTypes {
+interface JobTypes {
   'hash-file': JobType<string, HashedFile>
   'hash-ranges': JobType<
     { readonly path: string; readonly ranges: readonly FileRange[] },

@@ -132,9 +132,12 @@ export class Blobs implements AsyncDisposable {
   /** Whoever has the blob or is fetching it; asking is joining. */
   async #findSwarm(ref: BlobRef, signal: AbortSignal): Promise<SwarmPeer[]> {
     const located = await this.#deps.locate({ refs: [ref], entries: [], failed: [] }, signal)
-    const indexes = [...located.providers, ...(located.swarm ?? [])].flatMap(([, at]) => at)
-    const peers = [...new Set(indexes)].flatMap((at) => located.peers[at] ?? [])
-    return this.#others(peers).map((peer) => this.#swarmPeer(peer))
+    const peersAt = (named: Located['providers']): PeerRecord[] =>
+      this.#others(named.flatMap(([, indexes]) => indexes.flatMap((at) => located.peers[at] ?? [])))
+    return [
+      ...peersAt(located.providers).map((peer) => this.#swarmPeer(peer)),
+      ...peersAt(located.swarm ?? []).map((peer) => this.#swarmPeer(peer, false)),
+    ]
   }
 
   /** Payload sent to and received from other nodes and mirrors since the start. */
@@ -258,7 +261,10 @@ export class Blobs implements AsyncDisposable {
     return [...others.flatMap(({ http }) => http), ...others.flatMap(({ linked }) => linked)]
   }
 
-  #swarmPeer(peer: PeerRecord): SwarmPeer & {
+  #swarmPeer(
+    peer: PeerRecord,
+    hasAll = true,
+  ): SwarmPeer & {
     readonly http: readonly BlobSource[]
     readonly linked: readonly BlobSource[]
   } {
@@ -268,7 +274,7 @@ export class Blobs implements AsyncDisposable {
     const linked = isInReach ? [this.#peerSource(peer)] : []
     const sources = [...http, ...linked]
     const link = (signal: AbortSignal): Promise<CasLink> => this.#link(peer, signal)
-    const swarmPeer = { peerId, sources, link, http, linked }
+    const swarmPeer = { peerId, hasAll, sources, link, http, linked }
     for (const source of sources) this.#swarmPeers.set(source, swarmPeer)
     return swarmPeer
   }

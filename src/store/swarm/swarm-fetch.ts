@@ -42,6 +42,8 @@ const LIARS_MAX = 3
 /** Somebody who may take part. */
 export interface SwarmPeer {
   readonly peerId: string
+  /** False for one that is fetching the blob itself. */
+  readonly hasAll: boolean
   /** Ways to get from it what it has, the cheapest first. */
   readonly sources: readonly BlobSource[]
   /** Throws SourceError. */
@@ -92,6 +94,8 @@ export class SwarmFetch implements Seeker {
   #stages: SwarmFetchOptions['stages']
   /** Known, and not yet needed. */
   #reserve: BlobSource[] = []
+  /** Of peers with which no chunks can be exchanged: what they have is had as from anybody else. */
+  readonly #ordinary = new Set<BlobSource>()
   /** Joins, look-ups of peers and stages under way: who may bring something. */
   #pendingCount = 0
   #isOpening = false
@@ -245,7 +249,7 @@ export class SwarmFetch implements Seeker {
     while (this.#sources.size < SOURCES_MAX) {
       const source = this.#reserve.shift()
       if (source === undefined) break
-      const peer = this.#deps.peerOf(source)
+      const peer = this.#ordinary.has(source) ? undefined : this.#deps.peerOf(source)
       if (peer === undefined ? this.#takeSource(source) : this.#know(peer)) taken++
     }
     return taken
@@ -291,14 +295,19 @@ export class SwarmFetch implements Seeker {
         link !== undefined && (await within(clock, link.supports(FEATURE_SWARM), STALL_MS, late))
       if (this.#signal.aborted) return
       if (takesPart) return this.#swarm.join(link)
+      core.ban(peerId, clock.nowMs())
     } catch (error) {
       if (this.#signal.aborted) return
       log.debug({ err: error, peer: peerId }, 'peer could not be joined')
+      core.refused(peerId, clock.nowMs())
     }
-    // What speaks no swarm, or only HTTP with us, is an ordinary source.
-    core.ban(peerId, clock.nowMs())
-    const [source] = peer?.sources ?? []
-    if (source !== undefined && this.#sources.size < SOURCES_MAX) this.#takeSource(source)
+    // It speaks no swarm, or nothing but HTTP with us, or is slow today. Then it is needed only when the
+    // others do not give enough: as an ordinary source it would send everything.
+    const [source] = peer?.hasAll === true ? peer.sources : []
+    if (source === undefined || this.#ordinary.has(source)) return
+    this.#ordinary.add(source)
+    this.#reserve.unshift(source)
+    if (core.memberCount === 0) void this.#open()
   }
 
   async #ask({ to, ask, first, count }: Extract<SwarmEffect, { type: 'ask' }>): Promise<void> {
