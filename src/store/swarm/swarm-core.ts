@@ -92,6 +92,8 @@ export class SwarmCore {
 
   /** False when there are enough. `toldCount`: what it was told already, in a join. */
   addMember(id: string, has: ChunkSet, toldCount: number | undefined, nowMs: number): boolean {
+    // Both may have come to each other at once.
+    this.remove(id, nowMs)
     if (this.#members.size >= NEIGHBOURS_MAX && !this.#makeRoom(nowMs)) {
       this.#acquaintances.refused(id, nowMs)
       return false

@@ -83,6 +83,8 @@ export class Swarm {
   }
 
   join(link: SwarmLink): void {
+    // It may have come to us while the link was opened.
+    if (this.core.hasMember(link.peerId)) return
     const { digest, size } = this.list
     const timer = this.#clock.setTimer(JOIN_MS, () => this.#refused(link.peerId))
     this.#joining.set(link.peerId, { link, toldCount: this.core.gainedCount, timer })
