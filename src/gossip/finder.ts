@@ -20,7 +20,7 @@ import {
 import { ANNOUNCE_BYTES_MIN } from './announcer.ts'
 import type { BlobDirectory } from './directory.ts'
 import { NobodyCache } from './nobody-cache.ts'
-import { orAborted } from './or-aborted.ts'
+import { orAborted } from '../base/or-aborted.ts'
 import { StoreAsker } from './store-asker.ts'
 
 /** How long an index node may take. */

@@ -8,7 +8,7 @@ import { MeshError } from '../base/errors.ts'
 import { HAVE_ITEMS_MAX } from '../wire/cas-messages.ts'
 import type { Digest } from '../wire/digest.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
-import { orAborted } from './or-aborted.ts'
+import { orAborted } from '../base/or-aborted.ts'
 
 /** Store nodes that are asked in one search; more are named unasked. */
 const STORES_ASKED_MAX = 8

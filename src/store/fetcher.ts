@@ -22,7 +22,8 @@ import { batches } from './fetch/batches.ts'
 import { firstToBegin } from './fetch/hedge.ts'
 import { BrokenOff, bytesFromAny } from './fetch/side-by-side.ts'
 import { SourceHealth } from './fetch/source-health.ts'
-import { orAborted, within } from './stall-limit.ts'
+import { orAborted } from '../base/or-aborted.ts'
+import { within } from './stall-limit.ts'
 import type { Swarms } from './swarm/swarms.ts'
 
 /** Blobs, or batches of small ones, that are fetched at a time. */

@@ -5,7 +5,7 @@
 import type { Logger } from 'pino'
 import { deadline, type Clock } from '../../base/clock.ts'
 import { MeshError } from '../../base/errors.ts'
-import { orAborted } from '../../store/stall-limit.ts'
+import { orAborted } from '../../base/or-aborted.ts'
 import { openToken, TOKEN_MS, type TokenHolder } from '../../wire/access-token.ts'
 
 /** Two thirds of its time are left for a parent that is away. */

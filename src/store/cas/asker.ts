@@ -23,7 +23,8 @@ import {
   type FetchRange,
 } from '../blob-source.ts'
 import { ByteWindow } from '../byte-window.ts'
-import { orAborted, within } from '../stall-limit.ts'
+import { orAborted } from '../../base/or-aborted.ts'
+import { within } from '../stall-limit.ts'
 import { Get, type ItemEvent, type Range } from './get.ts'
 import { receivedChunkList } from './received-chunk-list.ts'
 import { Replies } from './replies.ts'

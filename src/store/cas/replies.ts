@@ -1,5 +1,5 @@
 /** Questions of one kind that wait for their answers. */
-import { orAborted } from '../stall-limit.ts'
+import { orAborted } from '../../base/or-aborted.ts'
 
 export class Replies<T> {
   readonly #waiting = new Map<

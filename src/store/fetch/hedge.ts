@@ -6,7 +6,7 @@ import type { Clock, Timer } from '../../base/clock.ts'
 import type { BlobSource, SourceError } from '../blob-source.ts'
 import { asSourceError, type Trail } from './trail.ts'
 import type { SourceHealth } from './source-health.ts'
-import { orAborted } from '../stall-limit.ts'
+import { orAborted } from '../../base/or-aborted.ts'
 
 /** A source that has begun. `items` is left or read to the end, then `close` is called, always. */
 export interface Begun<T> {

@@ -20,7 +20,7 @@ import { firstToBegin } from '../fetch/hedge.ts'
 import { bytesFromAny } from '../fetch/side-by-side.ts'
 import { HEDGE_MS_MAX, type SourceHealth } from '../fetch/source-health.ts'
 import { Trail } from '../fetch/trail.ts'
-import { orAborted } from '../stall-limit.ts'
+import { orAborted } from '../../base/or-aborted.ts'
 import { Absences } from './absences.ts'
 import { Spool } from './spool.ts'
 
