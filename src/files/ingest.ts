@@ -101,14 +101,9 @@ export async function hashFile(
 ): Promise<{ readonly ref: BlobRef; readonly identity: FileIdentity }> {
   const file = openFile(path)
   try {
-    const before = fstatSync(file, { bigint: true })
-    if (!before.isFile()) throw refused(path, `is a ${kindOf(before)}`)
-    const size = Number(before.size)
-    if (size > BLOB_BYTES_MAX)
-      throw refused(path, `has ${size} bytes, the limit is ${BLOB_BYTES_MAX}`)
+    const { size, identity } = regularFile(path, file)
     const digest = size <= SMALL_FILE_BYTES ? sha256(readSmall(file, size)) : await hashLarge(file)
-    const identity = identityOf(before)
-    if (identityOf(fstatSync(file, { bigint: true })) !== identity) throw changed(path)
+    mustBeSame(path, file, identity)
     return { ref: { digest, size }, identity }
   } catch (error) {
     throw unreadable(path, error)
@@ -121,6 +116,24 @@ export async function hashFile(
 export type FileIdentity = string
 export function identityOf(stat: BigIntStats): FileIdentity {
   return `${stat.dev} ${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}`
+}
+
+/** What an open file is, before it is read. Throws MESH0207 for what cannot be a blob. */
+export function regularFile(
+  path: string,
+  file: number,
+): { readonly stat: BigIntStats; readonly size: number; readonly identity: FileIdentity } {
+  const stat = fstatSync(file, { bigint: true })
+  if (!stat.isFile()) throw refused(path, `is a ${kindOf(stat)}`)
+  const size = Number(stat.size)
+  if (size > BLOB_BYTES_MAX)
+    throw refused(path, `has ${size} bytes, the limit is ${BLOB_BYTES_MAX}`)
+  return { stat, size, identity: identityOf(stat) }
+}
+
+/** Throws MESH0207 when somebody wrote meanwhile. */
+export function mustBeSame(path: string, file: number, identity: FileIdentity): void {
+  if (identityOf(fstatSync(file, { bigint: true })) !== identity) throw changed(path)
 }
 
 /** Opens a file to read and nothing else: no link, and no pipe that would wait for a writer. The caller closes it. */
@@ -165,10 +178,10 @@ async function* readOpenFile(file: number): AsyncGenerator<Uint8Array> {
 async function* readFileAgain(path: string, identity: FileIdentity): AsyncGenerator<Uint8Array> {
   const file = openFile(path)
   try {
-    if (identityOf(fstatSync(file, { bigint: true })) !== identity) throw changed(path)
+    mustBeSame(path, file, identity)
     // Copied, since the receiver may keep it beyond the next piece.
     for await (const bytes of readOpenFile(file)) yield Buffer.from(bytes)
-    if (identityOf(fstatSync(file, { bigint: true })) !== identity) throw changed(path)
+    mustBeSame(path, file, identity)
   } finally {
     closeSync(file)
   }

@@ -11,7 +11,7 @@ import {
   type Fingerprint,
 } from '../wire/announcement.ts'
 import type { Digest } from '../wire/digest.ts'
-import { isSameSet, SetDigest } from './set-digest.ts'
+import { isSameSet, SetDigest } from '../wire/set-digest.ts'
 
 type Change = 'added' | 'gone'
 

@@ -15,7 +15,7 @@ import {
 } from '../wire/announcement.ts'
 import type { Digest } from '../wire/digest.ts'
 import { oldestOf } from './oldest.ts'
-import { isSameSet } from './set-digest.ts'
+import { isSameSet } from '../wire/set-digest.ts'
 
 export const PROVIDERS_PER_DIGEST_MAX = 8
 const PROVIDED_DIGESTS_MAX = 200_000

@@ -34,7 +34,7 @@ const Digests = z.codec(
   },
 )
 
-/** Of a set of digests; see gossip/set-digest.ts. */
+/** Of a set of digests; see wire/set-digest.ts. */
 export const Fingerprint = z.object({ digest: DigestBytes, count: z.int().min(0) })
 export type Fingerprint = z.infer<typeof Fingerprint>
 

@@ -6,10 +6,9 @@ import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { run, type Finished } from '../../scripts/cluster.ts'
-import { messageOf } from '../../src/base/errors.ts'
 import { Status } from '../../src/wire/api.ts'
 import { sha256 } from '../../src/wire/digest.ts'
-import { openStar, type Star } from '../support/netns.ts'
+import { starFor } from '../support/netns.ts'
 import { openMesh, submitted, until, type Daemon } from './meshes.ts'
 
 const MADE_BYTES = 5 * 1024 * 1024
@@ -61,14 +60,8 @@ test(
   'data-plane: between machines blobs go over TLS, with a token, also after the certificate changed',
   { timeout: 180_000 },
   async (t) => {
-    let star: Star
-    try {
-      star = openStar(1)
-    } catch (error) {
-      t.skip(`no network namespaces can be made here: ${messageOf(error)}`)
-      return
-    }
-    t.after(() => star[Symbol.dispose]())
+    const star = starFor(t, 1)
+    if (star === undefined) return
     await using mesh = await openMesh(t)
     const root = await mesh.start({
       name: 'root',

@@ -1,22 +1,15 @@
 /** A worker that is cut off and comes back: its lease ends, its job goes elsewhere, its late result harms nothing. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { messageOf } from '../../src/base/errors.ts'
-import { openStar, type Star } from '../support/netns.ts'
+import { starFor } from '../support/netns.ts'
 import { openMesh, submitted, until } from './meshes.ts'
 
 test(
   'partition: a worker behind a cut line loses its job to another, and works again afterwards',
   { timeout: 120_000 },
   async (t) => {
-    let star: Star
-    try {
-      star = openStar(1)
-    } catch (error) {
-      t.skip(`no network namespaces can be made here: ${messageOf(error)}`)
-      return
-    }
-    t.after(() => star[Symbol.dispose]())
+    const star = starFor(t, 1)
+    if (star === undefined) return
     await using mesh = await openMesh(t)
     const within = star.atHub
     const root = await mesh.start({

@@ -7,9 +7,8 @@ import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import type { DaemonOptions } from '../../scripts/cluster.ts'
-import { messageOf } from '../../src/base/errors.ts'
 import { sha256 } from '../../src/wire/digest.ts'
-import { openStar, type Star } from '../support/netns.ts'
+import { starFor } from '../support/netns.ts'
 import { openMesh, submitted, until, type Daemon, type Mesh } from './meshes.ts'
 
 const GRAPH = `mesh = 1
@@ -92,14 +91,8 @@ test('relay: nodes that listen nowhere meet at a store', { timeout: 120_000 }, a
 })
 
 test('relay: nodes in networks of their own meet at a store', { timeout: 120_000 }, async (t) => {
-  let star: Star
-  try {
-    star = openStar(2)
-  } catch (error) {
-    t.skip(`no network namespaces can be made here: ${messageOf(error)}`)
-    return
-  }
-  t.after(() => star[Symbol.dispose]())
+  const star = starFor(t, 2)
+  if (star === undefined) return
   await using mesh = await openMesh(t)
   await check(mesh, {
     hub: {

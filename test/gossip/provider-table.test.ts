@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { PROVIDERS_PER_DIGEST_MAX, ProviderTable } from '../../src/gossip/provider-table.ts'
-import { SetDigest } from '../../src/gossip/set-digest.ts'
+import { SetDigest } from '../../src/wire/set-digest.ts'
 import { ANNOUNCED_MAX, ANNOUNCED_MS, type Fingerprint } from '../../src/wire/announcement.ts'
 import { sha256, type Digest } from '../../src/wire/digest.ts'
 

@@ -1,6 +1,6 @@
 /** What `mesh mirror test` says of servers that are mirrors, and of servers that are none. */
 import assert from 'node:assert/strict'
-import { createServer, type RequestListener } from 'node:http'
+import type { RequestListener } from 'node:http'
 import { test, type TestContext } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import { systemClock } from '../../src/base/clock.ts'
@@ -11,22 +11,10 @@ import { openMemoryBlobStore } from '../../src/store/memory-blob-store.ts'
 import { sha256, type Digest } from '../../src/wire/digest.ts'
 import type { MirrorTest } from '../../src/wire/mirrors.ts'
 import { bytesOf, text } from '../contract/blob-store.ts'
-import { log, never } from '../store/support.ts'
+import { log, never, serve } from '../store/support.ts'
 
 const BYTES = bytesOf(100_000)
 const DIGEST = sha256(BYTES)
-
-async function serve(context: TestContext, listener: RequestListener): Promise<string> {
-  const server = createServer(listener)
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve))
-  context.after(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const address = server.address()
-  assert(typeof address === 'object' && address !== null)
-  return `http://127.0.0.1:${address.port}/some/place`
-}
 
 async function tryOut(
   context: TestContext,
@@ -36,7 +24,7 @@ async function tryOut(
   const store = openMemoryBlobStore()
   await store.put(BYTES)
   await store.put(text(''))
-  const urls = [await serve(context, listener)]
+  const urls = [`${await serve(context, listener)}/some/place`]
   const deps = { clock: systemClock(), random: systemRandom(), store, urls }
   const [only = assert.fail()] = await testMirrors(
     deps,

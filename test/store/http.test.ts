@@ -1,6 +1,6 @@
 /** Blobs over HTTP: our own routes, and servers that do what servers do. */
 import assert from 'node:assert/strict'
-import { createServer, type RequestListener } from 'node:http'
+import type { RequestListener } from 'node:http'
 import { test, type TestContext } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import { request } from 'undici'
@@ -12,20 +12,7 @@ import { openMemoryBlobStore } from '../../src/store/memory-blob-store.ts'
 import { encodeBatchRequest } from '../../src/wire/cas-messages.ts'
 import { digestBytes, sha256, type BlobRef } from '../../src/wire/digest.ts'
 import { bytesOf, readAll, refOf, text, toArray } from '../contract/blob-store.ts'
-import { log, never, StepClock } from './support.ts'
-
-/** Listens until the test ends. */
-async function serve(context: TestContext, listener: RequestListener): Promise<string> {
-  const server = createServer(listener)
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve))
-  context.after(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const address = server.address()
-  assert(typeof address === 'object' && address !== null)
-  return `http://127.0.0.1:${address.port}`
-}
+import { log, never, serve, StepClock } from './support.ts'
 
 function serveStore(context: TestContext, store: BlobStore): Promise<string> {
   const routes = casRoutes({ store, actions: { find: async () => undefined }, log })

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
-import { createServer, type RequestListener, type ServerResponse } from 'node:http'
+import type { RequestListener, ServerResponse } from 'node:http'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { request } from 'undici'
@@ -19,19 +19,7 @@ import { openPullThrough } from '../../src/store/mirror/pull-through.ts'
 import { encodeBatchRequest } from '../../src/wire/cas-messages.ts'
 import { sha256 } from '../../src/wire/digest.ts'
 import { bytesOf, refOf, text } from '../contract/blob-store.ts'
-import { log, never, random, StepClock, temporaryDirectory } from './support.ts'
-
-async function serve(context: TestContext, listener: RequestListener): Promise<string> {
-  const server = createServer(listener)
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve))
-  context.after(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const address = server.address()
-  assert(typeof address === 'object' && address !== null)
-  return `http://127.0.0.1:${address.port}`
-}
+import { log, never, random, serve, StepClock, temporaryDirectory } from './support.ts'
 
 /** A mirror in front of the sources, or of HTTP servers at these URLs. */
 async function openMirror(

@@ -4,7 +4,8 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { Leases, setDigestOf } from '../../src/store/retention/leases.ts'
+import { Leases } from '../../src/store/retention/leases.ts'
+import { SetDigest } from '../../src/wire/set-digest.ts'
 import type { KeptEntry } from '../../src/store/retention/kept.ts'
 import { Marker, Marks } from '../../src/store/retention/marks.ts'
 import { Pins, type Pin } from '../../src/store/retention/pins.ts'
@@ -29,6 +30,12 @@ const file = (name: string | number): KeptEntry => ({
 const held = (leases: Leases): Digest[] =>
   [...leases.entries()].map(({ digest }) => digest).toSorted()
 const sorted = (...names: (string | number)[]): Digest[] => names.map(digestOf).toSorted()
+
+function setDigestOf(members: Iterable<Digest>): Digest {
+  const set = new SetDigest()
+  for (const digest of new Set(members)) set.include(digest)
+  return set.value.digest
+}
 
 test('pins: are there after a restart, one per digest', () => {
   using directory = temporaryDirectory()

@@ -1,7 +1,10 @@
 /** Shared by the tests of the store: a silent log, a stepped clock, directories that go away, channels in memory. */
+import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer, type RequestListener } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { TestContext } from 'node:test'
 import { pino } from 'pino'
 import type { Clock, Timer } from '../../src/base/clock.ts'
 import type { Random } from '../../src/base/random.ts'
@@ -15,6 +18,19 @@ export const random: Random = { bytes: (count) => new Uint8Array(count).fill(128
 export function temporaryDirectory(): Disposable & { readonly path: string } {
   const path = mkdtempSync(join(tmpdir(), 'mesh-'))
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) }
+}
+
+/** An HTTP server until the test ends; gives its URL. */
+export async function serve(context: TestContext, listener: RequestListener): Promise<string> {
+  const server = createServer(listener)
+  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve))
+  context.after(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  const address = server.address()
+  assert(typeof address === 'object' && address !== null)
+  return `http://127.0.0.1:${address.port}`
 }
 
 /** Time that passes only when it is told to. */

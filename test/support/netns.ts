@@ -3,6 +3,8 @@
  * own to the hub, which forwards nothing. As with NAT, only who dials out is ever connected.
  */
 import { spawnSync } from 'node:child_process'
+import type { TestContext } from 'node:test'
+import { messageOf } from '../../src/base/errors.ts'
 
 export interface Star extends Disposable {
   /** The hub's address as the outer machine of this index sees it. */
@@ -15,8 +17,20 @@ export interface Star extends Disposable {
   heal(machine: number): void
 }
 
+/** Until the test ends; skips it, and gives undefined, where no namespaces can be made. */
+export function starFor(t: TestContext, machineCount: number): Star | undefined {
+  try {
+    const star = openStar(machineCount)
+    t.after(() => star[Symbol.dispose]())
+    return star
+  } catch (error) {
+    t.skip(`no network namespaces can be made here: ${messageOf(error)}`)
+    return undefined
+  }
+}
+
 /** Throws with what ip(8) says when it may not be done here. */
-export function openStar(machineCount: number): Star {
+function openStar(machineCount: number): Star {
   const names = ['hub', ...Array.from({ length: machineCount }, (_, at) => String(at))].map(
     (name) => `mesh-${process.pid}-${name}`,
   )

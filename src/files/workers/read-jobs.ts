@@ -1,11 +1,18 @@
 /** Jobs that read files: digests of whole ones, of ranges, and of the chunks where content cuts them. */
-import { closeSync, fstatSync, readSync } from 'node:fs'
+import { closeSync, readSync } from 'node:fs'
 import type { Chunk } from '../../wire/chunk-list.ts'
 import { BLOB_BYTES_MAX, Hasher, sha256, type BlobRef, type Digest } from '../../wire/digest.ts'
 import { Chunker } from '../fastcdc.ts'
 import { PIECE_BYTES } from '../file-io.ts'
-import { identityOf, openFile, readSmall, SMALL_FILE_BYTES, type FileIdentity } from '../ingest.ts'
-import { changed, kindOf, refused, unreadable } from '../refusal.ts'
+import {
+  mustBeSame,
+  openFile,
+  readSmall,
+  regularFile,
+  SMALL_FILE_BYTES,
+  type FileIdentity,
+} from '../ingest.ts'
+import { unreadable } from '../refusal.ts'
 
 export interface HashedFile {
   readonly ref: BlobRef
@@ -22,14 +29,9 @@ export interface FileRange {
 export function* hashFileJob(path: string): Generator<undefined, HashedFile> {
   const file = openFile(path)
   try {
-    const before = fstatSync(file, { bigint: true })
-    if (!before.isFile()) throw refused(path, `is a ${kindOf(before)}`)
-    const size = Number(before.size)
-    if (size > BLOB_BYTES_MAX)
-      throw refused(path, `has ${size} bytes, the limit is ${BLOB_BYTES_MAX}`)
+    const { size, identity } = regularFile(path, file)
     const digest = yield* hashPieces(file, size)
-    const identity = identityOf(before)
-    if (identityOf(fstatSync(file, { bigint: true })) !== identity) throw changed(path)
+    mustBeSame(path, file, identity)
     return { ref: { digest, size }, identity }
   } catch (error) {
     throw unreadable(path, error)

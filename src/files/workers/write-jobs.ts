@@ -18,11 +18,11 @@ import {
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { hasCode } from '../../base/errors.ts'
-import { BLOB_BYTES_MAX, Hasher, type BlobRef } from '../../wire/digest.ts'
+import { Hasher, type BlobRef } from '../../wire/digest.ts'
 import type { Entry } from '../../wire/tree.ts'
 import { writeAllAt } from '../file-io.ts'
-import { identityOf, openFile, type FileIdentity } from '../ingest.ts'
-import { changed, kindOf, refused, unreadable } from '../refusal.ts'
+import { identityOf, mustBeSame, openFile, regularFile, type FileIdentity } from '../ingest.ts'
+import { unreadable } from '../refusal.ts'
 import { walk } from '../walk.ts'
 import { hashPieces } from './read-jobs.ts'
 
@@ -154,16 +154,11 @@ class Taker {
     const file = openFile(path)
     let copy: { readonly path: string; readonly file: number } | undefined
     try {
-      const before = fstatSync(file, { bigint: true })
-      if (!before.isFile()) throw refused(path, `is a ${kindOf(before)}`)
-      const size = Number(before.size)
-      if (size > BLOB_BYTES_MAX)
-        throw refused(path, `has ${size} bytes, the limit is ${BLOB_BYTES_MAX}`)
-      const identity = identityOf(before)
-      if (!this.#canStay(before)) copy = this.#create()
+      const { stat, size, identity } = regularFile(path, file)
+      if (!this.#canStay(stat)) copy = this.#create()
       const digest = yield* hashPieces(file, size, writerTo(copy))
-      if (identityOf(fstatSync(file, { bigint: true })) !== identity) throw changed(path)
-      if (copy === undefined && !becomeOurs(file, before)) {
+      mustBeSame(path, file, identity)
+      if (copy === undefined && !becomeOurs(file, stat)) {
         copy = this.#create()
         yield* hashPieces(file, size, writerTo(copy))
       }

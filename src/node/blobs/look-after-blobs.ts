@@ -1,10 +1,9 @@
 /** Carries out what an owner asks about the blobs that a node has: to keep some, and to look whether some are whole. */
-import { createHash } from 'node:crypto'
 import { MeshError } from '../../base/errors.ts'
 import type { FsBlobStore } from '../../store/fs-blob-store.ts'
 import type { Leases } from '../../store/retention/leases.ts'
 import { OBJECT_BYTES_MAX } from '../../wire/cbor.ts'
-import type { BlobRef, Digest } from '../../wire/digest.ts'
+import { Hasher, type BlobRef, type Digest } from '../../wire/digest.ts'
 import { blobOf, decodeTree, type Entry } from '../../wire/tree.ts'
 import type { Call, Checked, Done } from '../../wire/work-messages.ts'
 
@@ -84,12 +83,12 @@ async function isUndamaged(
     if (reader === undefined) return false
     await using opened = reader
     if (opened.sizeBytes !== size) return false
-    const hash = createHash('sha256')
+    const hasher = new Hasher()
     for await (const bytes of opened) {
       signal.throwIfAborted()
-      hash.update(bytes)
+      hasher.update(bytes)
     }
-    return hash.digest('hex') === digest
+    return hasher.digest() === digest
   } catch (error) {
     if (error instanceof MeshError && error.code === 'MESH0502') return false
     throw error

@@ -11,7 +11,7 @@ import { deadline, type Clock } from '../../base/clock.ts'
 import { MeshError } from '../../base/errors.ts'
 import { mapLimited } from '../../files/map-limited.ts'
 import type { State } from '../../scheduler/state.ts'
-import { SetDigest } from '../../store/retention/leases.ts'
+import { SetDigest } from '../../wire/set-digest.ts'
 import type { Digest } from '../../wire/digest.ts'
 import { blobOf, type Entry } from '../../wire/tree.ts'
 import { KEEP_CHANGES_MAX, type Call, type Done } from '../../wire/work-messages.ts'
@@ -146,14 +146,14 @@ export class LeaseSets {
     for (let at = 0; at < count * KEEP_CHANGES_MAX; at += KEEP_CHANGES_MAX) {
       const keep: Keep = {
         method: 'keep',
-        base: sent.set.digest(),
+        base: sent.set.value.digest,
         add: add.slice(at, at + KEEP_CHANGES_MAX),
         remove: remove.slice(at, at + KEEP_CHANGES_MAX),
       }
       if (!(await this.#call(peerId, keep, signal))) return false
-      for (const digest of keep.remove) if (sent.kept.delete(digest)) sent.set.toggle(digest)
+      for (const digest of keep.remove) if (sent.kept.delete(digest)) sent.set.exclude(digest)
       for (const kept of keep.add) {
-        if (!sent.kept.has(kept.digest)) sent.set.toggle(kept.digest)
+        if (!sent.kept.has(kept.digest)) sent.set.include(kept.digest)
         sent.kept.set(kept.digest, kept)
       }
     }

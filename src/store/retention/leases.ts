@@ -5,7 +5,8 @@
  * Leases save work, they do not promise anything: a blob that went is fetched or built again.
  */
 import type { Clock } from '../../base/clock.ts'
-import { digestBytes, sha256, type Digest } from '../../wire/digest.ts'
+import type { Digest } from '../../wire/digest.ts'
+import { SetDigest } from '../../wire/set-digest.ts'
 import type { KeptEntry } from './kept.ts'
 
 const HOLDERS_MAX = 4_096
@@ -61,7 +62,7 @@ export class Leases {
     if (!this.#hasRoom(holder, change.add.length - change.remove.length)) return false
     for (const digest of change.remove) {
       if (!held.entries.delete(digest)) continue
-      held.set.toggle(digest)
+      held.set.exclude(digest)
       this.#entryCount--
     }
     this.#add(held, change.add)
@@ -73,7 +74,7 @@ export class Leases {
   renew(holder: string, setDigest: Digest, ttlMs: number): boolean {
     this.#expire()
     const held = this.#held.get(holder)
-    if (held === undefined || held.set.digest() !== setDigest) return false
+    if (held === undefined || held.set.value.digest !== setDigest) return false
     held.endsAtMs = this.#clock.nowMs() + ttlMs
     return true
   }
@@ -107,7 +108,7 @@ export class Leases {
   #add({ entries, set }: Held, added: readonly KeptEntry[]): void {
     for (const entry of added) {
       if (!entries.has(entry.digest)) {
-        set.toggle(entry.digest)
+        set.include(entry.digest)
         this.#entryCount++
       }
       // What is held as a directory anywhere is kept with all that is in it.
@@ -127,26 +128,4 @@ export class Leases {
     const nowMs = this.#clock.nowMs()
     for (const [holder, { endsAtMs }] of this.#held) if (endsAtMs <= nowMs) this.drop(holder)
   }
-}
-
-/** The digest of a set whatever its order, kept up as members come and go. */
-export class SetDigest {
-  readonly #xor = Buffer.alloc(32)
-
-  /** Adds a member that is not in the set, or removes one that is: the caller knows which. */
-  toggle(digest: Digest): void {
-    const bytes = digestBytes(digest)
-    for (let at = 0; at < 32; at++) this.#xor[at] = (this.#xor[at] ?? 0) ^ (bytes[at] ?? 0)
-  }
-
-  /** sha256 of the exclusive or of all members. */
-  digest(): Digest {
-    return sha256(this.#xor)
-  }
-}
-
-export function setDigestOf(members: Iterable<Digest>): Digest {
-  const set = new SetDigest()
-  for (const digest of new Set(members)) set.toggle(digest)
-  return set.digest()
 }

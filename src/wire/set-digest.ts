@@ -3,8 +3,8 @@
  * members XORed. Digests are as good as random, so two sets that are not equal do not meet by accident; a
  * node that constructs such sets deceives others about nothing but its own blobs.
  */
-import { digestBytes, digestFromBytes, type Digest } from '../wire/digest.ts'
-import type { Fingerprint } from '../wire/announcement.ts'
+import { digestBytes, digestFromBytes, type Digest } from './digest.ts'
+import type { Fingerprint } from './announcement.ts'
 
 export class SetDigest {
   readonly #bytes = new Uint8Array(32)
