@@ -6,16 +6,25 @@
  * |---|---|
  * | GET /api/status | → Status |
  * | GET /api/nodes | → NodeView[] |
- * | GET /api/jobs?request=ID | → JobView[], newest first |
- * | GET /api/requests | → RequestView[], newest first |
+ * | POST /api/nodes/drain | DrainOrder → DrainView: also nodes that come later are drained |
+ * | POST /api/nodes/undrain | UndrainOrder → Undrained |
+ * | GET /api/drains | → DrainView[] |
+ * | GET /api/top | → Top |
+ * | GET /api/jobs?request=ID&state=A,B&user=&node=&name=GLOB&limit=N | → JobView[], newest first |
+ * | GET /api/requests?state=A,B&user=&limit=N | → RequestView[], newest first |
  * | GET /api/requests/ID | → RequestView |
  * | PUT /api/requests/ID | Submission → RequestView (the same again for the same id) |
  * | GET /api/requests/ID/events | → NDJSON of Event: all that is so far, then what changes, up to `end` |
  * | POST /api/requests/ID/cancel | → RequestView |
+ * | POST /api/requests/ID/boost, hold, release, retry | BoostOrder, HoldOrder, nothing, RetryOrder → RequestView |
+ * | POST /api/jobs/ID/boost, hold, release, retry, cancel | the same → JobView |
  * | POST /api/requests/ID/leave | → RequestView: the client takes no copy of the outputs after all |
  * | POST /api/dry-run | Submission → DryRun |
  * | GET /api/jobs/ID | → JobView |
- * | GET /api/jobs/ID/why | → Why |
+ * | GET /api/jobs/ID/why?node=NAME | → Why, of that node alone where one is named |
+ * | GET /api/requests/ID/outlook | → DryRun of what was submitted: what of it no node can build |
+ * | GET /api/jobs/ID/diff | → JobDiff (wire/comparisons.ts): the builds of it that were compared |
+ * | GET /api/audits | → Audits (wire/comparisons.ts): jobs that are built again, and all that differ |
  * | GET /api/jobs/ID/log?offset=N&follow=1&attempt=N | → log records (wire/log-record.ts) |
  * | POST /api/blobs/missing | BlobRef[] → Digest[] |
  * | POST /api/blobs | blob batch → BatchAnswer |
@@ -29,8 +38,8 @@ import { z } from 'zod'
 import { BlobRefJson, DigestHex } from './digest.ts'
 import { GraphJson, RunLimits } from './derivation.ts'
 import { EnvironmentJson } from './environment.ts'
-import { DerivationName, NodeName, PeerId, RequestId } from './names.ts'
-import { Usage } from './result.ts'
+import { DerivationName, NodeName, PeerId, RequestId, text } from './names.ts'
+import { Measured, Usage } from './result.ts'
 import { EntryJson } from './tree.ts'
 
 /** A blob batch: repeated [32-byte digest, u64 big-endian size, bytes]. */
@@ -41,6 +50,10 @@ export const BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 export const PRIORITY_DEFAULT = 50
 export const Priority = z.int().min(0).max(100)
+/** How long a job waits for a node where its request says nothing else; the longest that it may say. */
+export const WAIT_MS_DEFAULT = 24 * 3600 * 1000
+const WAIT_MS_MAX = 30 * 24 * 3600 * 1000
+export const WaitLimitMs = z.int().min(0).max(WAIT_MS_MAX)
 export const ROLES = ['root', 'worker', 'store', 'mirror', 'client'] as const
 export const Role = z.enum(ROLES)
 export type Role = z.infer<typeof Role>
@@ -54,6 +67,8 @@ export const Submission = z.object({
   noWait: z.boolean().default(false),
   /** The client itself keeps a copy of the outputs, which counts as a replica. */
   takesCopy: z.boolean().default(false),
+  /** A job that no node took for so long fails. */
+  waitLimitMs: WaitLimitMs.optional(),
 })
 export type Submission = z.infer<typeof Submission>
 
@@ -76,8 +91,32 @@ const WAIT_CLASSES = [
   'retry',
   'unreachable',
   'missing',
+  /** By hand. */
+  'held',
+  /** Others are served first, who have had less. */
+  'share',
+  /** For a busy node that is expected to finish it sooner than a free one would. */
+  'faster',
+  /** The nodes that have room keep it for a big job. */
+  'reserved',
+  /** For a node that has its inputs already. */
+  'locality',
+  'drain',
+  'quarantined',
+  /** By the check scripts of the nodes. */
+  'refused',
+  /** For a node that sleeps or wakes up. */
+  'power',
+  /** The nodes speak too old a protocol. */
+  'version',
+  /** Whether a part of the mesh could build it is not known. */
+  'subtree',
+  /** For as many different nodes as are to build it. */
+  'votes',
+  /** One of a newer version; the text says what. */
+  'other',
 ] as const
-export const WaitClass = z.enum(WAIT_CLASSES)
+export const WaitClass = z.enum(WAIT_CLASSES).catch('other')
 export type WaitClass = z.infer<typeof WaitClass>
 
 const ATTEMPT_STATES = [
@@ -109,13 +148,19 @@ export const AttemptView = z.object({
   endedAt: iso.nullable(),
   /** Milliseconds spent in each phase. */
   phases: z.object({ fetch: count, build: count, upload: count }).partial(),
+  /** Processors that it has now, or had at its end; older nodes do not tell. */
+  cpus: count.optional(),
   usage: Usage.nullable(),
+  /** What its node measured of it. */
+  measured: Measured.optional(),
   /** Why it ended without a result. */
   error: z.string().nullable(),
   /** Of the command, 128 + N for signal N; 1 for a failure that is not the command's own. */
   exitCode: z.int().min(0).max(255).nullable(),
 })
 export type AttemptView = z.infer<typeof AttemptView>
+
+const HeldView = z.object({ by: z.string(), reason: z.string(), at: iso })
 
 export const JobView = z.object({
   id: z.string(),
@@ -125,10 +170,18 @@ export const JobView = z.object({
   key: DigestHex.nullable(),
   state: JobState,
   cached: z.boolean(),
-  why: z.object({ class: WaitClass, text: z.string() }).optional(),
+  why: z.object({ class: WaitClass, text: z.string(), brief: z.string().optional() }).optional(),
   attempts: z.array(AttemptView),
   /** How often a lost output made it run again. */
   rewinds: count,
+  /** Of a job that several nodes are to build: how many, those that have, and whether they agree so far. */
+  verify: z
+    .object({ wanted: count, builders: z.array(z.string()), isEqual: z.boolean() })
+    .optional(),
+  /** Its own or that of its request, as boosted. */
+  priority: Priority.optional(),
+  /** Held by hand: not started until it is released. */
+  held: HeldView.optional(),
 })
 export type JobView = z.infer<typeof JobView>
 
@@ -144,8 +197,8 @@ export const Failure = z.object({
 export type Failure = z.infer<typeof Failure>
 
 const REQUEST_STATES = ['waiting', 'running', 'done', 'failed', 'cancelled'] as const
-const RequestState = z.enum(REQUEST_STATES)
-type RequestState = z.infer<typeof RequestState>
+export const RequestState = z.enum(REQUEST_STATES)
+export type RequestState = z.infer<typeof RequestState>
 
 export const Bytes = z.object({ peer: count, mirror: count, local: count, root: count })
 export type Bytes = z.infer<typeof Bytes>
@@ -185,6 +238,11 @@ export const RequestView = z.object({
   /** Copies of what was asked for, each on a store node or with the client; null before they are known. */
   replicas: count.nullable(),
   notices: z.array(z.string()),
+  priority: Priority.optional(),
+  /** Why what waits of it waits, when nothing of it runs. */
+  why: z.object({ class: WaitClass, text: z.string(), brief: z.string().optional() }).optional(),
+  /** Held by hand: none of its jobs is started until it is released. */
+  held: HeldView.optional(),
 })
 export type RequestView = z.infer<typeof RequestView>
 
@@ -203,9 +261,26 @@ export type Event = z.infer<typeof Event>
 
 const ResourcesJson = z.object({ cpus: count, memoryBytes: count, diskBytes: count })
 
-const NODE_STATES = ['ready', 'draining', 'full', 'lost', 'sleeping', 'waking', 'broken'] as const
+const NODE_STATES = [
+  'ready',
+  'draining',
+  'drained',
+  'quarantined',
+  'full',
+  'lost',
+  'sleeping',
+  'waking',
+  'broken',
+] as const
 export const NodeState = z.enum(NODE_STATES)
 export type NodeState = z.infer<typeof NodeState>
+
+const DrainMark = z.object({
+  by: z.string(),
+  reason: z.string(),
+  at: iso,
+  deadline: iso.nullable(),
+})
 
 export const NodeView = z.object({
   name: NodeName,
@@ -221,6 +296,13 @@ export const NodeView = z.object({
   http: z.string().nullable(),
   lastSeenAt: iso,
   note: z.string(),
+  /** Relative to the reference machine. */
+  speed: z.number().positive().optional(),
+  /** Attempts that run there. */
+  running: count.optional(),
+  /** Who drained it, and why. */
+  drain: DrainMark.optional(),
+  quarantine: z.object({ reason: z.string(), until: iso }).optional(),
 })
 export type NodeView = z.infer<typeof NodeView>
 
@@ -238,24 +320,76 @@ export const Status = z.object({
   parents: z.array(
     z.object({ address: z.string(), connected: z.boolean(), error: z.string().nullable() }),
   ),
-  nodes: z.record(NodeState, count),
+  nodes: z.partialRecord(NodeState, count),
   cpus: z.object({ total: count, busy: count }),
   jobs: z.object({ waiting: count, running: count }),
   requests: z.object({ active: count, local: count }),
   store: z.object({ blobs: count, bytes: count, freeBytes: count }),
   draining: z.boolean(),
+  /** Who drained this node, and why; left out where nobody did. */
+  drain: DrainMark.optional(),
   problems: z.array(z.string()),
 })
 export type Status = z.infer<typeof Status>
 
+/** One requirement against one node, or against several that are alike in it. */
 const Verdict = z.object({
   requirement: z.string(),
+  /** The requirement with what is wanted, as a row is called: `memory >= 32 GiB`. */
+  req: z.string().optional(),
   want: z.string(),
   have: z.string(),
+  /** `have` in a few letters, for a cell of the matrix. */
+  brief: z.string().optional(),
+  /** Of an amount: what the node has in all. */
+  total: z.number().min(0).optional(),
   ok: z.boolean(),
   /** Whether waiting cannot change it. */
   permanent: z.boolean(),
+  /** It would be ok if the derivation had a block "when" for this system. */
+  cross: z.string().optional(),
 })
+export type Verdict = z.infer<typeof Verdict>
+/** Rows of nodes in one answer; over it they are told of in groups alone. */
+export const WHY_NODES_MAX = 1_000
+/** Groups of nodes in one answer; those left over share the last one. */
+export const WHY_GROUPS_MAX = 64
+export const WhyNode = z.object({
+  node: z.string(),
+  peerId: z.string().optional(),
+  /** The node that spoke for it, where that is not the owner. */
+  by: z.string().optional(),
+  state: NodeState,
+  /** Of its processors: in all, and those that are taken. */
+  cpus: z.object({ total: count, busy: count }).optional(),
+  verdicts: z.array(Verdict),
+})
+export type WhyNode = z.infer<typeof WhyNode>
+/** Nodes whose verdicts are alike. */
+export const WhyGroup = z.object({
+  /** What they have in common, as a person would call them: `x86_64`, `ci-*`. */
+  title: z.string(),
+  count,
+  /** The names of the first of them. */
+  nodes: z.array(z.string()),
+  /** Of all of them together. */
+  cpus: z.object({ total: count, busy: count }).optional(),
+  verdicts: z.array(Verdict),
+})
+export type WhyGroup = z.infer<typeof WhyGroup>
+/** What one node answers for itself and those below it. */
+export const WhyPart = z.object({
+  /** Who answers, and when by its clock. */
+  by: z.string(),
+  asOf: iso,
+  nodes: z.array(WhyNode).max(WHY_NODES_MAX),
+  groups: z.array(WhyGroup).max(WHY_GROUPS_MAX),
+  /** Of all nodes. */
+  count,
+  /** Parts of the mesh that did not answer in time. */
+  unknown: z.array(z.string()),
+})
+export type WhyPart = z.infer<typeof WhyPart>
 export const Why = z.object({
   v: z.literal(1),
   job: z.string(),
@@ -265,11 +399,36 @@ export const Why = z.object({
   class: WaitClass.nullable(),
   /** One sentence with the observed values. */
   summary: z.string(),
+  /** In a few words, for lists: `1/35 building, 3/4 away could build this`. */
+  brief: z.string().optional(),
   waitedMs: count,
-  nodes: z.array(z.object({ node: z.string(), state: NodeState, verdicts: z.array(Verdict) })),
+  /** The first WHY_NODES_MAX. */
+  nodes: z.array(WhyNode),
+  /** All nodes, those that are alike together. */
+  groups: z.array(WhyGroup).optional(),
+  nodeCount: count.optional(),
+  /** The requirements that are worth a row, in their order. */
+  rows: z.array(z.string()).optional(),
+  /** What the marks in the matrix mean. */
+  notes: z.array(z.string()).optional(),
+  /** The node that lacks least, where none has all. */
+  closest: z.string().nullable().optional(),
+  /** Its place among those that wait for the same nodes. */
+  position: z.object({ n: count, of: count }).nullable().optional(),
   etaMs: count.nullable(),
+  /** When it is expected to start; null where nothing was learnt that would tell. */
+  eta: iso.nullable().optional(),
+  /** How many measured durations the expectation hangs on. */
+  etaSamples: count.optional(),
+  /** When it fails by itself, and the limit that says so. */
+  failsAt: iso.nullable().optional(),
+  waitLimitMs: count.optional(),
   fixes: z.array(z.string()),
+  /** The fixes, each with the place or the command apart. */
+  advice: z.array(z.object({ text: z.string(), how: z.string() })).optional(),
   asOf: iso,
+  /** The parts of the mesh that answered for themselves. */
+  parts: z.array(z.object({ by: z.string(), asOf: iso, count })).optional(),
   /** Nodes whose state could not be learnt in time. */
   unknown: z.array(z.string()),
 })
@@ -283,13 +442,130 @@ export const DryRun = z.object({
       state: z.enum(['cached', 'build', 'unknown']),
       /** Names of the nodes that match. */
       nodes: z.array(z.string()),
+      /** How many match, where `nodes` names only the first of them. */
+      nodeCount: count.optional(),
       inputBytes: count,
       run: RunLimits,
+      /** What it will take, as learnt; null while nothing was. */
+      estimateMs: count.nullable().optional(),
+      /** Why no node can build it. */
+      reason: z.string().optional(),
     }),
   ),
   criticalPath: z.array(z.string()),
+  criticalPathMs: count.nullable().optional(),
+  /** Until all is built, as far as estimates tell. */
+  estimateMs: count.nullable().optional(),
+  /** Declared sources that would be fetched; `bytes` is null where a size is not known. */
+  toFetch: z.object({ count, bytes: count.nullable() }).optional(),
+  /** Names of derivations that no node, not even a busy or absent one, can build. */
+  unsatisfiable: z.array(z.string()).optional(),
 })
 export type DryRun = z.infer<typeof DryRun>
+
+/** A node name, a glob (`ci-*`), or `key=value` with the key role, system, feature or label; a comma means and. */
+export const Selector = text(256).min(1)
+export const DrainOrder = z.object({
+  selector: Selector,
+  reason: text(512).default(''),
+  /** What still runs then is taken back and started elsewhere; null: it may take its time. */
+  deadlineMs: z
+    .int()
+    .min(0)
+    .max(30 * 86_400_000)
+    .nullable()
+    .default(null),
+})
+export type DrainOrder = z.infer<typeof DrainOrder>
+export const UndrainOrder = z.object({ selector: Selector })
+export const BoostOrder = z.object({ priority: Priority })
+export const HoldOrder = z.object({ reason: text(512).default('') })
+export const RetryOrder = z.object({ rebind: z.boolean().default(false) })
+
+export const DrainView = z.object({
+  id: z.string(),
+  selector: z.string(),
+  reason: z.string(),
+  by: z.string(),
+  at: iso,
+  deadline: iso.nullable(),
+  /** The nodes that it matches now; others may come. */
+  nodes: z.array(
+    z.object({
+      name: z.string(),
+      peerId: z.string(),
+      state: NodeState,
+      /** What still runs there, the oldest first, at most 20. */
+      running: z.array(z.object({ job: z.string(), name: z.string(), forMs: count })),
+      runningCount: count,
+    }),
+  ),
+})
+export type DrainView = z.infer<typeof DrainView>
+export const Undrained = z.object({
+  /** The drains that were ended. */
+  drains: z.array(z.object({ id: z.string(), selector: z.string() })),
+  /** Names of the nodes that may take jobs again, also those let out of quarantine. */
+  nodes: z.array(z.string()),
+})
+export type Undrained = z.infer<typeof Undrained>
+
+/** One look at everything that moves, for `mesh top` and the dashboard. Every list is bounded. */
+export const Top = z.object({
+  v: z.literal(1),
+  at: iso,
+  /** The node that answers. */
+  name: z.string(),
+  totals: z.object({
+    nodes: z.partialRecord(NodeState, count),
+    cpus: z.object({ total: count, busy: count }),
+    jobs: z.object({ waiting: count, running: count }),
+    requests: z.object({ active: count }),
+    /** Over the last seconds. */
+    perSecond: z.object({ started: z.number().min(0), ended: z.number().min(0) }).optional(),
+  }),
+  nodes: z.array(
+    z.object({
+      name: z.string(),
+      peerId: z.string(),
+      state: NodeState,
+      cpus: count,
+      busy: count,
+      /** Attempts that run there. */
+      running: count,
+      /** Why it is not ready. */
+      note: z.string(),
+    }),
+  ),
+  /** The longest first. */
+  running: z.array(
+    z.object({
+      job: z.string(),
+      name: z.string(),
+      request: z.string(),
+      user: z.string(),
+      node: z.string(),
+      phase: AttemptState,
+      forMs: count,
+      /** What it will take in all, as learnt; null while nothing was. */
+      estimateMs: count.nullable(),
+    }),
+  ),
+  /** Why jobs wait, the commonest first. */
+  waiting: z.array(z.object({ class: WaitClass, text: z.string(), count, oldestMs: count })),
+  /** Whoever is served next comes first. */
+  users: z.array(
+    z.object({
+      user: z.string(),
+      group: z.string(),
+      weight: z.number(),
+      score: z.number(),
+      runningCpus: z.number(),
+      usedCpuMs: z.number(),
+    }),
+  ),
+})
+export type Top = z.infer<typeof Top>
 
 export const BlobRefs = z.array(BlobRefJson).max(20_000)
 export const Entries = z.array(EntryJson).max(20_000)

@@ -25,6 +25,8 @@ export const ARGS_MAX = 10_000
 export const ARG_BYTES_MAX = 128 * 1024
 export const OUTPUTS_MAX = 64
 export const VARIANTS_MAX = 64
+/** The most nodes that build one derivation to be compared. */
+export const VERIFY_MAX = 9
 /** The builder that fetches a URL in the worker itself; its output must have the declared sha256. */
 export const BUILTIN_FETCH = 'builtin:fetch'
 
@@ -66,6 +68,8 @@ export const RunLimits = z.object({
     .max(2 ** 34),
   /** Retries after a failure of the infrastructure; a failure of the build is never retried. */
   retries: z.int().min(0).max(20),
+  /** Different nodes that build it, whose outputs must be equal; one where it is left out. */
+  verify: z.int().min(1).max(VERIFY_MAX).optional(),
 })
 export type RunLimits = z.infer<typeof RunLimits>
 
@@ -118,6 +122,13 @@ const derivationSchema = <D extends z.ZodType<Digest>, E extends z.ZodType<Entry
     fetch: z.object({ urls: z.array(text(4096)).min(1).max(16), sha256: digest }).optional(),
     /** `file:line` of its definition, for messages. */
     where: text(1024).optional(),
+    /** Lines of that file where what a node must have is asked for. */
+    lines: z
+      .partialRecord(
+        z.enum(['system', 'host', 'cpus', 'memory', 'disk', 'features', 'tools', 'sealed']),
+        z.int().min(1),
+      )
+      .optional(),
   })
 }
 

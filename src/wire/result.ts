@@ -22,6 +22,22 @@ const usage = {
 export const Usage = z.object(usage)
 export type Usage = z.infer<typeof Usage>
 
+/** What its node measured of a whole attempt, beyond what the result says. */
+export const Measured = z.object({
+  /** The most memory that all of its processes had at once. */
+  memoryBytes: z.int().min(0),
+  /**
+   * `cgroup`: the most that its control group was seen to hold. `sampled`: the largest sum over its processes
+   * that was seen. `largest-process`: of the largest process alone.
+   */
+  memoryFrom: z.enum(['cgroup', 'sampled', 'largest-process']),
+  /** Of its directories at its end: what it wrote and did not remove. */
+  diskBytes: z.int().min(0),
+  /** Of the machine that ran it. */
+  speed: z.number().optional(),
+})
+export type Measured = z.infer<typeof Measured>
+
 const resultSchema = <
   D extends z.ZodType<Digest>,
   E extends z.ZodType<Entry>,

@@ -8,12 +8,12 @@ import { z } from 'zod'
 import { TOKEN_TEXT_MAX } from './access-token.ts'
 import { Announcement } from './announcement.ts'
 import { BlobRefWire, DigestBytes, Size } from './digest.ts'
-import { RunLimits } from './derivation.ts'
+import { RunLimits, VERIFY_MAX } from './derivation.ts'
 import { EnvironmentWire, Isolation, UserlandWire } from './environment.ts'
-import { BytesMoved, Phases, RequestWire } from './facts.ts'
-import { AttemptId, JobId, NodeName, PeerId, text, ToolName } from './names.ts'
+import { BytesMoved, NodeRef, Phases, RequestWire } from './facts.ts'
+import { AttemptId, Feature, JobId, NodeName, PeerId, System, text, ToolName } from './names.ts'
 import { PeerRecord } from './peer-record.ts'
-import { SignedResult, Usage } from './result.ts'
+import { Measured, SignedResult, Usage } from './result.ts'
 import { EntryWire } from './tree.ts'
 
 export const WORK_PROTOCOL = '/mesh/work/1'
@@ -27,6 +27,10 @@ export const FEATURE_TOKEN = 'token'
 export const FEATURE_ANNOUNCE = 'announce'
 /** In the hello of a node that answers `check` and `keep`. */
 export const FEATURE_KEEP = 'keep'
+/** In the hello of a node that passes leases on: it knows `classes`, `bundle`, `below` and `down`. */
+export const FEATURE_TREE = 'tree'
+/** In the hello of a node that knows the outcome `refused`. */
+export const FEATURE_REFUSE = 'refuse'
 
 /** A lease runs this long after the last exchange; both sides count on their own monotonic clock. */
 export const LEASE_MS = 20_000
@@ -45,8 +49,51 @@ const count = z.int().min(0)
 export const Resources = z.object({ cpus: count, memoryBytes: count, diskBytes: count })
 export type Resources = z.infer<typeof Resources>
 
-export const Limits = RunLimits.omit({ retries: true })
+export const Limits = RunLimits.omit({ retries: true, verify: true })
 export type Limits = z.infer<typeof Limits>
+
+/** Requirement classes that a parent names as waiting; the first ones are those that wait for longest. */
+export const CLASSES_MAX = 256
+/** Jobs of one class that a subtree offers to take at once. */
+export const OFFER_COUNT_MAX = 1024
+/** Levels of a tree. */
+export const ANCESTORS_MAX = 64
+/** Nodes that one message tells of as being, or no longer being, below a child. */
+export const BELOW_ITEMS_MAX = 1024
+
+/** What a node must have to run a job: what matching looks at. */
+export const RequirementWire = z.object({
+  hosts: z.array(System).max(64),
+  isFetch: z.boolean(),
+  sealed: z.boolean(),
+  features: z.array(Feature).max(64),
+  tools: z.array(ToolName).max(257),
+  cpusMin: count,
+  cpusMax: count,
+  memoryBytes: count,
+  diskBytes: count,
+  /** By system: the userland that the jobs must be built with. */
+  bindings: z.array(z.tuple([System, UserlandWire])).max(64),
+})
+export type RequirementWire = z.infer<typeof RequirementWire>
+
+/** What only a node that passes the lease on needs: it chooses who runs the action. */
+const LeaseTerms = z.object({
+  /** System of the environment that the action is for. */
+  host: System,
+  features: z.array(Feature).max(64),
+  cpusMin: count,
+  cpusMax: count,
+  priority: z.int().min(0).max(100),
+  /** Expected duration on a node of speed 1; 0 where nothing is known. */
+  estimateMs: count,
+  /** Nodes that failed it before. */
+  avoid: z.array(PeerId).max(64),
+  /** Nodes that must not run it: they have built it, and another one's outputs are to be compared with theirs. */
+  barred: z.array(PeerId).max(VERIFY_MAX).optional(),
+  /** Key of its requirement class. */
+  class: text(64),
+})
 
 /** The right to run an action until a deadline. */
 export const Lease = z.object({
@@ -63,14 +110,34 @@ export const Lease = z.object({
   cpus: count,
   memoryBytes: count,
   diskBytes: count,
+  /** The most that it may have, where its user said how much it needs; else there is no limit. */
+  memoryLimitBytes: z.int().min(1).optional(),
   limits: Limits,
   /** Where the inputs are likely to be: digest of an input entry → indexes into `peers`. */
   hints: z.array(z.tuple([DigestBytes, z.array(count).max(8)])).max(10_000),
   peers: z.array(PeerRecord).max(256),
   /** Only for `builtin:fetch`. */
   urls: z.array(text(4096)).max(16),
+  terms: LeaseTerms.optional(),
 })
 export type Lease = z.infer<typeof Lease>
+
+/** The longest that a node may refuse something; it may do so again. */
+export const REFUSAL_MS_MAX = 24 * 3600 * 1000
+/** Drains that an owner keeps. */
+export const DRAINS_MAX = 1_000
+
+/** Nodes that match take nothing new and are emptied. */
+export const DrainWire = z.object({
+  id: text(64),
+  selector: text(256),
+  reason: text(512),
+  by: text(256),
+  atWall: count,
+  /** Until what still runs is taken back; null for never. */
+  leftMs: count.nullable(),
+})
+export type DrainWire = z.infer<typeof DrainWire>
 
 /** How an attempt ended at its worker. */
 export const AttemptOutcome = z.discriminatedUnion('kind', [
@@ -105,8 +172,21 @@ export const AttemptOutcome = z.discriminatedUnion('kind', [
     kind: z.literal('infrastructure'),
     code: z.enum(['MESH0503', 'MESH0504', 'MESH0505']),
     message: text(4096),
+    /** The node that ran it died of it, or at it: told by the one above that node. */
+    died: z.boolean().optional(),
   }),
   z.object({ kind: z.literal('cancelled') }),
+  /** With FEATURE_REFUSE: a check of the node itself would not have it begun; nothing of it was run. */
+  z.object({
+    kind: z.literal('refused'),
+    /** This job, all of its derivation's name, or whatever comes. */
+    scope: z.enum(['job', 'name', 'all']),
+    reason: text(1024),
+    /** How long that holds. */
+    forMs: z.int().min(0).max(REFUSAL_MS_MAX),
+  }),
+  /** With FEATURE_TREE: a node that passes leases on had no room for it after all; nobody began it. */
+  z.object({ kind: z.literal('returned'), message: text(4096) }),
 ])
 export type AttemptOutcome = z.infer<typeof AttemptOutcome>
 
@@ -116,6 +196,9 @@ export const FinishedAttempt = z.object({
   usage: Usage.nullable(),
   phases: Phases,
   bytes: BytesMoved,
+  /** Who ran it, where that is not the sender. */
+  runner: NodeRef.optional(),
+  measured: Measured.optional(),
 })
 export type FinishedAttempt = z.infer<typeof FinishedAttempt>
 
@@ -123,6 +206,12 @@ export const RunningAttempt = z.object({
   attempt: AttemptId,
   phase: z.enum(['leased', 'fetching', 'building', 'uploading']),
   phases: Phases,
+  /** Who runs it, where that is not the sender. */
+  runner: NodeRef.optional(),
+  /** Since when the sender has no connection to who runs it; it may be told of by another. */
+  awayMs: count.optional(),
+  /** What it holds where it runs. */
+  held: Resources.optional(),
 })
 export type RunningAttempt = z.infer<typeof RunningAttempt>
 
@@ -141,6 +230,31 @@ const Hello = z.object({
   epoch: count,
 })
 
+/** What a whole subtree could take, by requirement class. */
+const Bundle = z.object({
+  /** Jobs of all classes together that could start now. */
+  slots: count,
+  /** Processors of all of it, for display. */
+  cpus: z.object({ total: count, busy: count }),
+  offers: z
+    .array(
+      z.object({
+        /** Key of the class, as the parent named it. */
+        class: text(64),
+        /** Index into the environments of the same message. */
+        environment: count,
+        /** Jobs of the class that could start now; overlaps with those of others. */
+        count,
+        /** Of the fastest node that could take one now, or takes one next. */
+        speed: z.number().min(0.01).max(100),
+        /** When one could start; 0 where `count` is not. */
+        freeInMs: count,
+      }),
+    )
+    .max(2 * CLASSES_MAX),
+})
+export type Bundle = z.infer<typeof Bundle>
+
 /** Child to parent: the whole state. Outcomes are repeated until they are acknowledged. */
 const Sync = z.object({
   type: z.literal('sync'),
@@ -154,6 +268,12 @@ const Sync = z.object({
   capacity: Resources,
   running: z.array(RunningAttempt).max(RUNNING_MAX),
   finished: z.array(FinishedAttempt).max(RUNNING_MAX),
+  /** With FEATURE_TREE: the sender speaks for a subtree; its capacity is for display. */
+  bundle: Bundle.optional(),
+  /** With FEATURE_TREE: who runs what below is not all known yet, for so long at most. */
+  recoveringMs: count.optional(),
+  /** How fast its processors are, as it measured: 1 is the reference machine. */
+  speed: z.number().optional(),
 })
 export type SyncMessage = z.infer<typeof Sync>
 
@@ -171,6 +291,22 @@ const Desired = z.object({
   ack: z.array(AttemptId).max(RUNNING_MAX),
   /** Programs whose contents the child should hash. */
   tools: z.array(ToolName).max(TOOLS_WANTED_MAX),
+  /** With FEATURE_TREE: the classes that wait here or above. */
+  classes: z
+    .array(z.object({ key: text(64), requirement: RequirementWire }))
+    .max(CLASSES_MAX)
+    .optional(),
+  /** With FEATURE_TREE: the sender, its parent, and so on up to the root. */
+  ancestors: z.array(NodeRef).max(ANCESTORS_MAX).optional(),
+  /** Drains that the receiver, or a node below it, may match. */
+  drains: z.array(DrainWire).max(DRAINS_MAX).optional(),
+  /** How long leases run from the sending of the sync that `ackSeq` names; LEASE_MS where it is left out. */
+  leaseMs: count.optional(),
+  /** Processors that running attempts should use now; those that are not named go on with what they have. */
+  allotments: z
+    .array(z.object({ attempt: AttemptId, cpus: z.int().min(1).max(4096) }))
+    .max(RUNNING_MAX)
+    .optional(),
 })
 export type DesiredMessage = z.infer<typeof Desired>
 
@@ -179,6 +315,9 @@ export const KEEP_CHANGES_MAX = 4096
 const KeptEntryWire = z.object({ digest: DigestBytes, size: Size, kind: z.enum(['file', 'dir']) })
 
 export const LOCATE_ITEMS_MAX = 1024
+export const RESULT_KEYS_MAX = 64
+export const OFFERED_RESULTS_MAX = 64
+const DOWN_BYTES_MAX = 8 * 1024 * 1024
 export const ABSENT_ITEMS_MAX = 1024
 
 export const Question = z.object({
@@ -202,7 +341,12 @@ export type Question = z.infer<typeof Question>
 /** Calls that a node makes to its parent (up) or to a child (down). */
 export const Call = z.discriminatedUnion('method', [
   /** Up: take this request over. Answer: Owner. */
-  z.object({ method: z.literal('submit'), request: RequestWire }),
+  z.object({
+    method: z.literal('submit'),
+    request: RequestWire,
+    /** How many nodes passed it on. */
+    hops: z.int().min(0).max(64).optional(),
+  }),
   /** Up: an API request of a user of `node`, answered by the owner: ApiAnswer. */
   z.object({
     method: z.literal('api'),
@@ -214,10 +358,10 @@ export const Call = z.discriminatedUnion('method', [
   }),
   /** Up: the events of a request, as a stream of ApiAnswer. */
   z.object({ method: z.literal('events'), request: text(64), hops: z.int().min(0).max(16) }),
-  /** Up: who has these? Answer: Located. */
-  Question.extend({ method: z.literal('locate') }),
-  /** Up, with FEATURE_ANNOUNCE: what this node has. Answer: Announced. */
-  Announcement.extend({ method: z.literal('announce') }),
+  /** Up: who has these? Asked for itself, or for a node below. Answer: Located. */
+  Question.extend({ method: z.literal('locate'), asker: PeerId.optional() }),
+  /** Up, with FEATURE_ANNOUNCE: what this node has, or one below it. Answer: Announced. */
+  Announcement.extend({ method: z.literal('announce'), of: PeerId.optional() }),
   /** Down: somebody has these, which the child wanted to be told. Answer: Done. */
   z.object({
     method: z.literal('appeared'),
@@ -225,6 +369,34 @@ export const Call = z.discriminatedUnion('method', [
   }),
   /** Up, with FEATURE_TOKEN: a token for a node at or below the asker, who answers for it. Answer: Token. */
   z.object({ method: z.literal('token'), holder: PeerId, certificate: DigestBytes }),
+  /** Up, with FEATURE_TREE: results of jobs that are stored above. Answer: Results. */
+  z.object({ method: z.literal('results'), keys: z.array(DigestBytes).max(RESULT_KEYS_MAX) }),
+  /** Up, with FEATURE_TREE: results that the sender, or a node below it, answered for. Answer: Done. */
+  z.object({
+    method: z.literal('offer'),
+    results: z.array(SignedResult).max(OFFERED_RESULTS_MAX),
+  }),
+  /** Up, with FEATURE_TREE: the nodes below the sender; `isWhole` begins anew. Answer: Done. */
+  z.object({
+    method: z.literal('below'),
+    isWhole: z.boolean(),
+    added: z.array(z.object({ record: PeerRecord, parent: PeerId })).max(BELOW_ITEMS_MAX),
+    gone: z.array(PeerId).max(BELOW_ITEMS_MAX),
+  }),
+  /** Down, with FEATURE_TREE: a call for a node below, in dag-cbor. Answer: that of the call. */
+  z.object({
+    method: z.literal('down'),
+    to: PeerId,
+    call: z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength <= DOWN_BYTES_MAX),
+  }),
+  /** Down, with FEATURE_TREE: a question of the API about the nodes below. Answer: ApiAnswer. */
+  z.object({
+    method: z.literal('survey'),
+    path: text(4096),
+    requirement: RequirementWire.optional(),
+    /** Levels above that wait for the answer too. */
+    depth: z.int().min(0).max(ANCESTORS_MAX),
+  }),
   /** Down: fetch these from the peers. Answer: Done. */
   z.object({
     method: z.literal('pull'),
@@ -269,6 +441,9 @@ export const Located = z.object({
   watching: z.array(DigestBytes).max(LOCATE_ITEMS_MAX).optional(),
 })
 export type Located = z.infer<typeof Located>
+/** Countersigned results, several for a key where it was built in several environments. */
+export const Results = z.object({ results: z.array(SignedResult).max(4 * RESULT_KEYS_MAX) })
+export type Results = z.infer<typeof Results>
 export const Done = z.object({ ok: z.boolean(), bytes: Size, message: text(4096) })
 export type Done = z.infer<typeof Done>
 export const Checked = z.object({ held: z.array(DigestBytes).max(CHECK_ENTRIES_MAX) })
