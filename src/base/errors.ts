@@ -223,7 +223,13 @@ const TABLE = {
     'a build ran out of memory',
     EXIT.buildFailed,
     false,
-    'The kernel killed it at its limit. Raise needs.memory.',
+    'The kernel ended a process of it for want of memory. It was tried again with twice as much, four times at most, as far as a node that matches has it; the message says with how much. What was needed in the end is remembered for the next time. Raise needs.memory, or give the mesh a bigger machine.',
+  ),
+  MESH0405: entry(
+    'the outputs are not reproducible',
+    EXIT.notReproducible,
+    false,
+    'Several nodes were to build it (run.verify, --verify), and what they made differs, or it failed on one of them only. Both outputs are kept: `mesh jobs diff JOB` names the files and the first bytes that differ. Usual causes are times, random names, the order of directory listings, and the number of processors.',
   ),
   MESH0406: entry(
     'the builder was not found',
@@ -279,6 +285,12 @@ const TABLE = {
     true,
     'An output that a later job needs vanished from all stores, and building it again did not bring it back within the limit.',
   ),
+  MESH0507: entry(
+    'nodes died of a job',
+    EXIT.temporary,
+    false,
+    'Several times the node that ran the job was lost or restarted while it ran, so it is given to no other for a day. The message names the nodes: look at what became of them, often they ran out of memory. `mesh retry JOB` tries it again all the same.',
+  ),
   MESH0601: entry(
     'no such thing',
     EXIT.notFound,
@@ -296,6 +308,12 @@ const TABLE = {
     EXIT.denied,
     false,
     'Over TCP without a token a node answers reads only. Use the unix socket of the daemon.',
+  ),
+  MESH0604: entry(
+    'the thing is not in a state for that',
+    EXIT.usage,
+    false,
+    'What was asked cannot be done with a job, request or node as it is now. The message says how it is, and what can be done instead.',
   ),
 } as const satisfies Record<string, ErrorEntry>
 

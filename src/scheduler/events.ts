@@ -1,11 +1,20 @@
 /** What the scheduler takes in and gives out: events and effects, and what a node is told to do. */
 import type { Action } from '../wire/action.ts'
 import type { Digest } from '../wire/digest.ts'
-import type { Fact, RequestWire } from '../wire/facts.ts'
+import type { Fact, NodeRef, RequestWire } from '../wire/facts.ts'
 import type { ActionResult, SignedResult } from '../wire/result.ts'
 import type { Entry } from '../wire/tree.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
-import type { Limits, SyncMessage } from '../wire/work-messages.ts'
+import type {
+  DesiredMessage,
+  DrainWire,
+  Lease,
+  Limits,
+  SyncMessage,
+} from '../wire/work-messages.ts'
+import type { Lever } from './levers.ts'
+import type { Below } from './members.ts'
+import type { NamedClass } from './waiting-classes.ts'
 import type { Attempt, NodeEntry, Request, Step } from './model.ts'
 
 /** When something happens: the machine's two clocks, and the owner's count of blob bytes moved. */
@@ -37,6 +46,17 @@ export type Event =
   /** The answer to `check`: by digest of an input, those of the asked who have it whole. */
   | { type: 'checked'; attempt: string; held: ReadonlyMap<Digest, readonly string[]> }
   | { type: 'looked-up'; job: string; results: readonly ActionResult[] }
+  /** Results that others answered for: who waits for the same takes them. */
+  | { type: 'found'; results: readonly ActionResult[] }
+  /** A child tells of the nodes below it. */
+  | { type: 'below'; peerId: string; below: Below }
+  /** The connection to the parent. */
+  | { type: 'uplink-up'; peerId: string }
+  | { type: 'uplink-down' }
+  /** What the parent says; `sentAtMs` is when the sync that it answers was sent. */
+  | { type: 'orders'; peerId: string; message: DesiredMessage; sentAtMs: number }
+  /** Somebody pulls a lever; it was checked before. */
+  | { type: 'lever'; lever: Lever; by: string }
   | { type: 'tick' }
 
 export type Effect =
@@ -45,8 +65,12 @@ export type Effect =
   | { type: 'lookup'; job: string; key: Digest }
   /** Countersign and store the result of the attempt, before the facts of this batch. */
   | { type: 'commit'; peerId: string; result: ActionResult; signed: SignedResult }
+  /** The node has the outputs of a result that is not committed: it is one of several that are compared. */
+  | { type: 'found'; peerId: string; result: ActionResult }
   /** The desired state of the node changed. */
   | { type: 'desired'; peerId: string }
+  /** What the parent should hear changed. */
+  | { type: 'uplink' }
   /** People who watch the request should see this step anew. */
   | { type: 'step'; step: Step }
   | { type: 'request'; request: Request }
@@ -76,14 +100,26 @@ export interface Grant {
   readonly limits: Limits
   readonly name: string
   readonly urls: readonly string[]
+  /** For a node that passes it on. */
+  readonly terms: Lease['terms']
 }
 
 export interface Desired {
   readonly ackSeq: number
   readonly epoch: number
   readonly grants: readonly Grant[]
+  /** Leases of this node's own parent. */
+  readonly relayed: readonly Lease[]
   readonly limits: readonly { readonly attempt: string; readonly limits: Limits }[]
   readonly cancel: readonly string[]
   readonly ack: readonly string[]
   readonly tools: readonly string[]
+  /** Undefined where the node knows them. */
+  readonly classes: readonly NamedClass[] | undefined
+  /** This node's parent, and so on up to the root. */
+  readonly ancestors: readonly NodeRef[]
+  readonly leaseMs: number
+  /** Processors for attempts that leave their number open. */
+  readonly allotments: readonly { readonly attempt: string; readonly cpus: number }[]
+  readonly drains: readonly DrainWire[]
 }

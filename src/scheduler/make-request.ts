@@ -37,9 +37,13 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
     state: 'active',
     unsettledCount: wire.graph.derivations.length,
     failedCount: 0,
+    cancelledCount: 0,
+    boost: undefined,
+    hold: undefined,
+    isPartial: false,
     detachable: false,
     takesCopy: wire.takesCopy === true,
-    bindings: new Map(),
+    bindings: bindingsOf(wire),
     bytes: { peer: 0, mirror: 0, local: 0 },
     rootBytes: 0,
     rootBytesBefore: 0,
@@ -58,6 +62,7 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
       dependents: [],
       dependencies: [],
       height: 0,
+      criticalMs: 0,
       phase: 'blocked',
       job: undefined,
       earlier: [],
@@ -65,13 +70,17 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
       outputs: undefined,
       stores: new Map(),
       hasDiverged: false,
+      agreed: 0,
       action: undefined,
       log: undefined,
       exitCode: 0,
       cached: false,
       rewinds: 0,
-      rebuild: false,
+      // An audit is to build, not to find.
+      rebuild: wire.audits !== undefined,
       failure: undefined,
+      boost: undefined,
+      hold: undefined,
     })
   }
   for (const step of steps.values()) {
@@ -86,4 +95,10 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
     step.height =
       1 + step.dependents.reduce((height, dependent) => Math.max(height, dependent.height), 0)
   return request
+}
+
+/** What is compared with an earlier build is made with the userland of that one. */
+function bindingsOf({ audits }: RequestWire): Request['bindings'] {
+  if (audits === undefined || audits.vote.userland === null) return new Map()
+  return new Map([[audits.vote.system, audits.vote.userland]])
 }

@@ -11,7 +11,7 @@ import {
   type Userland,
 } from '../wire/environment.ts'
 import { BUILTIN_FETCH, hostsOf } from '../wire/derivation.ts'
-import type { Job, NodeEntry, Step } from './model.ts'
+import { comparedFor, type Job, type NodeEntry, type Step } from './model.ts'
 
 /** Everything about a job that matching looks at. Jobs with equal requirements share one queue. */
 export interface Requirement {
@@ -68,7 +68,7 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     const { needs } = step.derivation
     cpusMin = Math.max(cpusMin, needs.cpus.min)
     cpusMax = Math.max(cpusMax, needs.cpus.max, cpusMin)
-    memoryBytes = Math.max(memoryBytes, needs.memoryBytes)
+    memoryBytes = Math.max(memoryBytes, needs.memoryBytes, step.job?.memoryFloorBytes ?? 0)
     diskBytes = Math.max(diskBytes, needs.diskBytes)
     for (const feature of needs.features) features.add(feature)
     if (step.derivation.builder === BUILTIN_FETCH) continue
@@ -79,7 +79,7 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
   const { derivation } = first
   const isFetch = derivation.builder === BUILTIN_FETCH
   const parts = {
-    hosts: isFetch ? ['any'] : hostsOf(derivation),
+    hosts: isFetch ? ['any'] : hostsFor(first),
     isFetch,
     sealed: derivation.sealed && !isFetch,
     features: [...features].toSorted(),
@@ -89,11 +89,28 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     memoryBytes,
     diskBytes,
   }
-  return {
-    ...parts,
-    bindings,
-    key: JSON.stringify([parts, [...bindings].toSorted(([a], [b]) => (a < b ? -1 : 1))]),
-  }
+  return keyed(parts, bindings)
+}
+
+/** The same with so much memory. */
+export function withMemory(requirement: Requirement, memoryBytes: number): Requirement {
+  if (memoryBytes === requirement.memoryBytes) return requirement
+  const { bindings, key: _key, ...parts } = requirement
+  return keyed({ ...parts, memoryBytes }, bindings)
+}
+
+function keyed(
+  parts: Omit<Requirement, 'bindings' | 'key'>,
+  bindings: Requirement['bindings'],
+): Requirement {
+  const sorted = [...bindings].toSorted(([a], [b]) => (a < b ? -1 : 1))
+  return { ...parts, bindings, key: JSON.stringify([parts, sorted]) }
+}
+
+/** Builds that are compared are all made for one system: that of the first. */
+function hostsFor({ derivation, job }: Step): readonly string[] {
+  const system = job === undefined ? undefined : comparedFor(job)
+  return system === undefined ? hostsOf(derivation) : [system]
 }
 
 /** All that is known of two userlands that do not contradict each other; its tools are sorted. */
@@ -120,7 +137,10 @@ export function mayHaveUserland(node: NodeEntry, system: string, userland: Userl
 }
 
 /** The environment of the node that the job would run in: the strongest that serves it. */
-export function environmentFor(requirement: Requirement, node: NodeEntry): Environment | undefined {
+export function environmentFor(
+  requirement: Requirement,
+  node: Pick<NodeEntry, 'environments'>,
+): Environment | undefined {
   let best: Environment | undefined
   for (const environment of node.environments) {
     if (!servesSystem(requirement, environment)) continue
@@ -167,32 +187,7 @@ export function verdictsOf(
   ): void => {
     verdicts.push({ requirement: requirementText, want, have, ok, permanent })
   }
-  const systems = [...new Set(node.environments.map((environment) => environment.system))]
-  const serving = node.environments.filter((environment) => servesSystem(requirement, environment))
-  check(
-    'system',
-    requirement.hosts.join(' or '),
-    systems.join(', ') || 'none',
-    serving.length > 0,
-    true,
-  )
-  const environment = environmentFor(requirement, node)
-  if (requirement.sealed) {
-    const isolations = new Set(
-      (serving.length > 0 ? serving : node.environments).map(({ isolation }) => isolation),
-    )
-    const strongest = isolations.has('namespace')
-      ? 'namespace'
-      : isolations.has('process')
-        ? 'process'
-        : 'none'
-    check('isolation', 'namespace', strongest, strongest === 'namespace', true)
-  }
-  for (const feature of requirement.features) {
-    const ok = environment?.features.includes(feature) ?? false
-    check(`feature ${feature}`, 'yes', ok ? 'yes' : 'no', ok, true)
-  }
-  if (environment !== undefined) checkUserland(requirement, environment, check)
+  checkEnvironments(requirement, node.environments, check)
   const free = freeOf(node)
   checkAmount(check, 'cpus', requirement.cpusMin, node.capacity.cpus, free.cpus, String)
   if (requirement.memoryBytes > 0)
@@ -215,6 +210,8 @@ export function verdictsOf(
     )
   if (job !== undefined && job.avoid.has(node.peerId))
     check('not failed here', 'yes', 'it failed here before', false, false)
+  const refusal = job?.refusedBy.get(node.peerId)
+  if (refusal !== undefined) check('not refused here', 'yes', refusal.reason, false, false)
   if (obstacle !== undefined) check('inputs', 'within reach', obstacle, false, false)
   // What a node that has just come back had before holds until its first message, but is not built on.
   const isTold = !node.connected || node.ackSeq > 0
@@ -239,6 +236,40 @@ type Check = (
   ok: boolean,
   permanent: boolean,
 ) => void
+
+/** What hangs on environments alone, and is the same for all nodes that have them. */
+function checkEnvironments(
+  requirement: Requirement,
+  environments: readonly Environment[],
+  check: Check,
+): void {
+  const systems = [...new Set(environments.map((environment) => environment.system))]
+  const serving = environments.filter((environment) => servesSystem(requirement, environment))
+  check(
+    'system',
+    requirement.hosts.join(' or '),
+    systems.join(', ') || 'none',
+    serving.length > 0,
+    true,
+  )
+  const environment = environmentFor(requirement, { environments })
+  if (requirement.sealed) {
+    const isolations = new Set(
+      (serving.length > 0 ? serving : environments).map(({ isolation }) => isolation),
+    )
+    const strongest = isolations.has('namespace')
+      ? 'namespace'
+      : isolations.has('process')
+        ? 'process'
+        : 'none'
+    check('isolation', 'namespace', strongest, strongest === 'namespace', true)
+  }
+  for (const feature of requirement.features) {
+    const ok = environment?.features.includes(feature) ?? false
+    check(`feature ${feature}`, 'yes', ok ? 'yes' : 'no', ok, true)
+  }
+  if (environment !== undefined) checkUserland(requirement, environment, check)
+}
 
 function checkUserland(requirement: Requirement, environment: Environment, check: Check): void {
   for (const tool of requirement.tools) {
@@ -301,7 +332,41 @@ export function canStart(requirement: Requirement, node: NodeEntry): boolean {
 
 /** Whether the node matches now or may when it is back, free or probed. */
 export function mayEverStart(requirement: Requirement, node: NodeEntry): boolean {
-  return verdictsOf(requirement, node).every((verdict) => verdict.ok || !verdict.permanent)
+  return choicesOf(node).some((environments) =>
+    verdictsOf(requirement, { ...node, environments }).every(
+      ({ ok, permanent }) => ok || !permanent,
+    ),
+  )
+}
+
+/** What environments are to a requirement, room and state aside. */
+export interface Fit {
+  /** A node that has them may run it, some day. */
+  readonly isPossible: boolean
+  /** One can, now. */
+  readonly isNow: boolean
+}
+
+export function fitOf(requirement: Requirement, node: NodeEntry): Fit {
+  const fits = choicesOf(node).map((environments): Fit => {
+    let isPossible = true
+    let isNow = true
+    checkEnvironments(requirement, environments, (_requirement, _want, _have, ok, permanent) => {
+      isPossible &&= ok || !permanent
+      isNow &&= ok
+    })
+    return { isPossible, isNow }
+  })
+  return {
+    isPossible: fits.some(({ isPossible }) => isPossible),
+    isNow: fits.some(({ isNow }) => isNow),
+  }
+}
+
+/** A node runs a job in the strongest of its environments that will do; what stands for many nodes has each of theirs for itself. */
+function choicesOf({ bundle, environments }: NodeEntry): readonly (readonly Environment[])[] {
+  if (bundle === undefined || environments.length === 0) return [environments]
+  return environments.map((environment) => [environment])
 }
 
 /** What the closest of the nodes lacks for good, with the observed values; no node fits when this is asked. */

@@ -1,24 +1,29 @@
 /** How attempts end, and what follows: results pinned, failures told, lost inputs made again, another try. */
 import { jobKey, resolveDerivation } from '../wire/derivation.ts'
 import type { Digest } from '../wire/digest.ts'
-import type { BytesMoved } from '../wire/facts.ts'
+import type { BytesMoved, LostCause } from '../wire/facts.ts'
 import type { ActionResult } from '../wire/result.ts'
 import type { Entry } from '../wire/tree.ts'
-import type { FinishedAttempt } from '../wire/work-messages.ts'
+import type { AttemptOutcome, FinishedAttempt } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
 import { fitsStep } from './match.ts'
 import {
   failureOf,
   isLive,
+  runnerOf,
   sameOutputs,
   type Attempt,
   type Job,
   type NodeEntry,
   type Step,
 } from './model.ts'
+import { causeOfLoss } from './poison.ts'
+import { voteOf, voteOfAttempt } from './votes.ts'
 
 /** Waits after the first, second ... failure of the infrastructure. */
 const RETRY_MS = [250, 1_000, 4_000, 15_000] as const
+/** What a subtree had no room for is granted again after this: it has told of its room anew by then. */
+const RETURNED_MS = 100
 /** Missing inputs of one attempt that are asked about; further ones are met by the next attempt. */
 const ASKS_MAX = 64
 type Missing = Extract<FinishedAttempt['outcome'], { kind: 'missing' }>
@@ -30,25 +35,31 @@ const NO_BYTES: BytesMoved = { peer: 0, mirror: 0, local: 0 }
 
 export class Outcomes {
   readonly #core: Core
+  /** No lease ends before that. */
+  #nextLeaseMs = Number.POSITIVE_INFINITY
 
   constructor(core: Core) {
     this.#core = core
   }
 
-  /** When a lease ends next; infinity for never. */
+  /** When a lease may end next; infinity for never. Leases are mostly renewed before that. */
   nextDeadlineMs(): number {
-    let next = Number.POSITIVE_INFINITY
-    for (const node of this.#core.nodes.values())
-      for (const attempt of node.attempts)
-        if (isLive(attempt)) next = Math.min(next, attempt.leaseUntilMs)
-    return next
+    return this.#nextLeaseMs
+  }
+
+  /** A lease runs until then, if it is not renewed. */
+  leaseEndsAt(atMs: number): void {
+    this.#nextLeaseMs = Math.min(this.#nextLeaseMs, atMs)
   }
 
   tick(): void {
+    if (this.#core.moment.nowMs < this.#nextLeaseMs) return
+    this.#nextLeaseMs = Number.POSITIVE_INFINITY
     for (const node of this.#core.nodes.values())
       for (const attempt of [...node.attempts]) this.#expire(node.record.name, attempt)
-    if (this.#core.moment.nowMs >= this.#core.recoveringUntilMs)
-      for (const attempt of this.#orphans()) this.#expire(attempt.node.name, attempt)
+    const { moment, recoveringUntilMs } = this.#core
+    if (moment.nowMs < recoveringUntilMs) this.leaseEndsAt(recoveringUntilMs)
+    else for (const attempt of this.#orphans()) this.#expire(attempt.node.name, attempt)
   }
 
   /** Whether the attempt's userland is that of all who wait for the job now; a late one was begun for others. */
@@ -63,6 +74,7 @@ export class Outcomes {
     state: 'done' | 'failed' | 'lost' | 'cancelled' | 'superseded',
     error: string | null,
     finished?: FinishedAttempt,
+    cause?: LostCause,
   ): void {
     this.#core.fact({
       type: 'ended',
@@ -74,8 +86,13 @@ export class Outcomes {
       bytes: finished?.bytes ?? NO_BYTES,
       log: finished?.outcome.kind === 'failed' ? finished.outcome.log : null,
       exitCode: exitCodeOf(finished?.outcome),
+      ...(attempt.runner === undefined ? {} : { runner: attempt.runner }),
+      ...this.#core.learning.ending(attempt, state, finished),
+      ...(cause === undefined ? {} : { cause }),
       atWall: this.#core.moment.wallMs,
     })
+    this.#core.poison.ended(attempt, cause)
+    this.#core.quarantine.ended(attempt, cause)
     const node = this.#core.nodes.get(attempt.node.peerId)
     if (node !== undefined) {
       this.#core.attendance.release(node, attempt)
@@ -83,14 +100,20 @@ export class Outcomes {
     }
     const { job } = attempt
     for (const step of job.waiters) this.#core.effects.push({ type: 'step', step })
-    if (state === 'lost') this.#retry(job, error ?? '')
+    if (state === 'lost') this.#retry(job, error ?? '', cause)
   }
 
   finish(node: NodeEntry, finished: FinishedAttempt, result: ActionResult | undefined): void {
     const attempt = this.#core.state.attempts.get(finished.attempt)
-    if (attempt === undefined || attempt.node.peerId !== node.peerId) return
-    attempt.confirmed = true
+    if (attempt === undefined) return
     const { outcome } = finished
+    if (attempt.node.peerId !== node.peerId) {
+      // It came back by way of another node. That it was lost on its old way is no news.
+      if (outcome.kind !== 'built' && outcome.kind !== 'failed') return
+      if (runnerOf(attempt).peerId !== (finished.runner?.peerId ?? node.peerId)) return
+    }
+    if (finished.runner !== undefined) attempt.runner = finished.runner
+    attempt.confirmed = true
     const isLate = !isLive(attempt)
     if (
       isLate &&
@@ -116,12 +139,42 @@ export class Outcomes {
         return
       case 'infrastructure':
         if (!isLate)
-          this.endAttempt(attempt, 'lost', `${outcome.code}: ${outcome.message}`, finished)
+          this.endAttempt(
+            attempt,
+            'lost',
+            `${outcome.code}: ${outcome.message}`,
+            finished,
+            causeOfFailure(outcome),
+          )
         return
       case 'cancelled':
-        if (!isLate) this.endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished)
+        if (!isLate)
+          this.endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished, 'unheard')
+        return
+      case 'refused':
+        if (isLate) return
+        this.#core.refusals.add(attempt, node, outcome)
+        this.endAttempt(
+          attempt,
+          'lost',
+          `${runnerOf(attempt).name} would not begin it: ${outcome.reason}`,
+          finished,
+          'refused',
+        )
+        return
+      case 'returned':
+        if (!isLate) this.#returned(attempt, finished, outcome.message)
         return
     }
+  }
+
+  /** Nobody began it: that is no failure of anybody. */
+  #returned(attempt: Attempt, finished: FinishedAttempt, message: string): void {
+    const { job } = attempt
+    this.endAttempt(attempt, 'cancelled', `${attempt.node.name} gave it back: ${message}`, finished)
+    if (job.phase !== 'waiting') return
+    job.notBeforeMs = this.#core.moment.nowMs + RETURNED_MS
+    this.#core.waiting.enqueue(job)
   }
 
   #built(attempt: Attempt, finished: FinishedAttempt, result: ActionResult | undefined): void {
@@ -141,13 +194,19 @@ export class Outcomes {
           'lost',
           `${attempt.node.name} sent a result that is not valid for this attempt`,
           finished,
+          'broken',
         )
+      return
+    }
+    // One that nobody waits for any more is kept as what it is: the result of one node.
+    if (job.votesWanted > 1 && job.waiters.size > 0) {
+      this.#core.verify.built(attempt, finished, result)
       return
     }
     if (finished.outcome.kind === 'built')
       this.#core.effects.push({
         type: 'commit',
-        peerId: attempt.node.peerId,
+        peerId: runnerOf(attempt).peerId,
         result,
         signed: finished.outcome.result,
       })
@@ -155,6 +214,7 @@ export class Outcomes {
     for (const other of job.attempts)
       if (isLive(other)) this.endAttempt(other, 'superseded', `${attempt.node.name} was first`)
     this.#core.steps.pinAll(job, [...job.waiters], result, false)
+    this.#core.audit.finished(job)
   }
 
   /** A result that came second: equal ones are ignored, a different one is told. */
@@ -164,20 +224,35 @@ export class Outcomes {
         step.outputs !== undefined &&
         step.action === result.action &&
         !sameOutputs(step.outputs, result.outputs)
-      )
+      ) {
+        const { attempts } = attempt.job
+        this.#core.verify.differ(
+          'late',
+          step,
+          voteOfAttempt(
+            attempts.findLast(({ state }) => state === 'done'),
+            step.outputs,
+          ),
+          voteOf(runnerOf(attempt), result),
+        )
         this.#core.requests.notice(
           step.request,
           `${step.derivation.name} is not reproducible: ${attempt.node.name} got other outputs than those that are used`,
         )
+      }
   }
 
   #buildFailed(
     attempt: Attempt,
     finished: FinishedAttempt,
-    outcome: Extract<FinishedAttempt['outcome'], { kind: 'failed' }>,
+    told: Extract<FinishedAttempt['outcome'], { kind: 'failed' }>,
   ): void {
+    const outcome = this.#core.learning.failed(attempt, finished, told)
+    if (outcome === undefined) return
+    if (this.#core.verify.failed(attempt, finished, outcome)) return
     const { job } = attempt
     const waiters = [...job.waiters]
+    const built = this.#core.verify.otherBuilders(job)
     this.endAttempt(attempt, 'failed', `${outcome.code}: ${outcome.message}`, finished)
     for (const other of job.attempts)
       if (isLive(other)) this.endAttempt(other, 'superseded', `${attempt.node.name} was first`)
@@ -190,8 +265,8 @@ export class Outcomes {
         job: step.id,
         name: step.derivation.name,
         code: outcome.code,
-        message: outcome.message,
-        node: attempt.node.name,
+        message: `${outcome.message}${built}`,
+        node: runnerOf(attempt).name,
         logTail: outcome.logTail,
       })
     }
@@ -203,7 +278,7 @@ export class Outcomes {
   #ask(attempt: Attempt, finished: FinishedAttempt, outcome: Missing): void {
     if (attempt.missing !== undefined) return
     const asks = outcome.inputs.slice(0, ASKS_MAX).flatMap((digest) => {
-      const peers = this.#core.reach.presentHolders(attempt.job, digest, attempt.node.peerId)
+      const peers = this.#core.reach.presentHolders(attempt.job, digest, runnerOf(attempt).peerId)
       const entry = entryOf(attempt.job, digest)
       return peers.length === 0 || entry === undefined ? [] : [{ entry, peers }]
     })
@@ -236,7 +311,7 @@ export class Outcomes {
   ): void {
     const { job } = attempt
     for (const holders of held.values())
-      for (const holder of holders) this.#core.reach.addNoWay(holder, attempt.node.peerId)
+      for (const holder of holders) this.#core.reach.addNoWay(holder, runnerOf(attempt).peerId)
     const lost = new Set<Digest>()
     for (const digest of outcome.inputs.slice(0, ASKS_MAX))
       if (!held.has(digest) && !this.#core.reach.addAbsent(job, digest)) lost.add(digest)
@@ -273,12 +348,14 @@ export class Outcomes {
           ),
         )
     }
-    if (isSource) this.endAttempt(attempt, 'lost', `MESH0501: ${outcome.message}`, finished)
+    if (isSource)
+      this.endAttempt(attempt, 'lost', `MESH0501: ${outcome.message}`, finished, 'inputs')
   }
 
   /** Queues the job again after a failure of the infrastructure, or fails it after too many. */
-  #retry(job: Job, error: string): void {
+  #retry(job: Job, error: string, cause: LostCause | undefined): void {
     if (job.phase === 'closed' || job.attempts.some(isLive)) return
+    if (this.#core.poison.stop(job)) return
     const code = TOLD_AS_IS.find((known) => error.startsWith(known)) ?? 'MESH0505'
     for (const step of [...job.waiters]) {
       if (job.infraFailures <= step.derivation.run.retries) continue
@@ -289,6 +366,12 @@ export class Outcomes {
       )
     }
     if (job.waiters.size === 0) return
+    // Nobody has failed: it runs elsewhere at once, and the time that it was refused is time that it waited.
+    if (cause === 'refused' || cause === 'drained') {
+      if (cause === 'drained') job.waitingSinceMs = this.#core.moment.nowMs
+      this.#core.waiting.enqueue(job)
+      return
+    }
     job.notBeforeMs =
       this.#core.moment.nowMs + (RETRY_MS[Math.min(job.infraFailures, RETRY_MS.length) - 1] ?? 0)
     job.waitingSinceMs = this.#core.moment.nowMs
@@ -296,8 +379,19 @@ export class Outcomes {
   }
 
   #expire(nodeName: string, attempt: Attempt): void {
-    if (!isLive(attempt) || attempt.leaseUntilMs > this.#core.moment.nowMs) return
-    this.endAttempt(attempt, 'lost', `${nodeName} was not heard of before its lease ended`)
+    if (!isLive(attempt)) return
+    if (attempt.leaseUntilMs > this.#core.moment.nowMs) {
+      this.leaseEndsAt(attempt.leaseUntilMs)
+      return
+    }
+    const leftOrderly = this.#core.nodes.get(attempt.node.peerId)?.leftOrderly ?? true
+    this.endAttempt(
+      attempt,
+      'lost',
+      `${nodeName} was not heard of before its lease ended`,
+      undefined,
+      causeOfLoss(attempt, leftOrderly),
+    )
   }
 
   /** Live attempts on nodes that have not come back since the restart. */
@@ -309,6 +403,15 @@ export class Outcomes {
           if (isLive(attempt) && !this.#core.nodes.has(attempt.node.peerId)) orphans.push(attempt)
     return orphans
   }
+}
+
+/** A source that no mirror has says nothing about the node that looked for it. */
+function causeOfFailure({
+  code,
+  died,
+}: Extract<AttemptOutcome, { kind: 'infrastructure' }>): LostCause {
+  if (died === true) return 'died'
+  return code === 'MESH0504' ? 'inputs' : 'broken'
 }
 
 function ownLimit(step: Step, name: 'timeout' | 'silent' | 'log'): number {

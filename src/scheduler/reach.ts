@@ -8,7 +8,7 @@ import type { Digest } from '../wire/digest.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
 import { blobOf } from '../wire/tree.ts'
 import type { Core } from './core.ts'
-import { NOWHERE, type Job, type NodeEntry, type Step } from './model.ts'
+import { NOWHERE, runnerOf, type Job, type NodeEntry, type Step } from './model.ts'
 
 /** How long a pair of nodes is believed to have no way, after the first, second ... failure. */
 const NO_WAY_MS = [5_000, 15_000, 60_000, 120_000] as const
@@ -34,9 +34,11 @@ export interface Obstacle {
   readonly producer: Step | undefined
 }
 
-interface Input {
+export interface Input {
   readonly name: string
   readonly digest: Digest
+  /** Of the blob; that of a directory is its listing. */
+  readonly size: number
 }
 
 export class Reach {
@@ -58,7 +60,7 @@ export class Reach {
     for (const input of inputsOf(job, system)) {
       const { producers, holders } = this.#holdersOf(job, input)
       if (holders.has(node.peerId)) continue
-      const present = [...holders].filter((peerId) => this.#core.nodes.get(peerId)?.connected)
+      const present = [...holders].filter((peerId) => this.#isPresent(peerId))
       const { name } = input
       const [producer] = producers
       if (present.length > 0) {
@@ -69,6 +71,16 @@ export class Reach {
         return { kind: 'missing', input: name, holders: [...holders], producer }
     }
     return undefined
+  }
+
+  /** The inputs of the job that have bytes, of all its variants. */
+  inputsOf(job: Job): readonly Input[] {
+    return inputsOf(job, undefined)
+  }
+
+  /** Who is known to have the input, whether they are there or not. */
+  holdersOf(job: Job, input: Input): ReadonlySet<string> {
+    return this.#holdersOf(job, input).holders
   }
 
   /** Who is known to have the input: by the owner's table, and by the requests of the job's waiters. */
@@ -85,7 +97,7 @@ export class Reach {
         producers.add(producer)
         for (const peerId of producer.stores.keys()) holders.add(peerId)
         const maker = producer.job?.attempts.findLast(({ state }) => state === 'done')
-        if (maker !== undefined) holders.add(maker.node.peerId)
+        if (maker !== undefined) holders.add(runnerOf(maker).peerId)
       }
     }
     return { producers, holders }
@@ -95,17 +107,21 @@ export class Reach {
   #hasWay(from: string, to: string): boolean {
     if ((this.#noWays.get(`${from} ${to}`)?.untilMs ?? 0) > this.#core.moment.nowMs) return false
     const { nodes, selfId } = this.#core
-    // Every node has a connection to the owner.
-    if (from === selfId || to === selfId) return true
-    const [holder, node] = [nodes.get(from)?.record, nodes.get(to)?.record]
+    // Every node has a connection to the owner, and of a subtree one may have a way where another has none.
+    if (from === selfId || to === selfId || nodes.get(to)?.bundle !== undefined) return true
+    const [holder, node] = [this.#core.recordOf(from), this.#core.recordOf(to)]
     if (holder === undefined || node === undefined) return false
     if (canDial(node, holder)) return true
-    for (const { connected, record } of nodes.values()) {
-      if (!connected || !record.roles.includes('store') || record.peerId === from) continue
+    for (const record of this.#core.stores()) {
+      if (record.peerId === from) continue
       if (record.peerId === selfId || (canDial(node, record) && canDial(holder, record)))
         return true
     }
     return false
+  }
+
+  #isPresent(peerId: string): boolean {
+    return this.#core.recordOf(peerId) !== undefined
   }
 
   #isAbsent(digest: Digest): boolean {
@@ -125,7 +141,7 @@ export class Reach {
     const input = inputsOf(job, undefined).find((candidate) => candidate.digest === digest)
     if (input === undefined) return false
     const { producers, holders } = this.#holdersOf(job, input)
-    const isAway = [...holders].some((peerId) => this.#core.nodes.get(peerId)?.connected !== true)
+    const isAway = [...holders].some((peerId) => !this.#isPresent(peerId))
     if (producers.size > 0 || !isAway) return false
     put(this.#absent, digest, this.#core.moment.nowMs + ABSENT_MS)
     return true
@@ -137,15 +153,16 @@ export class Reach {
     for (const input of inputsOf(job, undefined))
       if (input.digest === digest)
         for (const peerId of this.#holdersOf(job, input).holders)
-          if (peerId !== node && this.#core.nodes.get(peerId)?.connected === true)
-            holders.add(peerId)
+          if (peerId !== node && this.#isPresent(peerId)) holders.add(peerId)
     return [...holders]
   }
 
-  nodeUp(node: NodeEntry): void {
-    const isStore = node.record.roles.includes('store')
+  cameUp(records: readonly PeerRecord[]): void {
+    const peerIds = new Set(records.map(({ peerId }) => peerId))
+    const isStore = records.some(({ roles }) => roles.includes('store'))
     for (const pair of this.#noWays.keys())
-      if (isStore || pair.split(' ').includes(node.peerId)) this.#noWays.delete(pair)
+      if (isStore || pair.split(' ').some((peerId) => peerIds.has(peerId)))
+        this.#noWays.delete(pair)
     // It may be the one that has what was nowhere.
     this.#absent.clear()
     this.refresh()
@@ -199,7 +216,7 @@ function inputsOf({ resolved }: Job, system: string | undefined): Input[] {
     if (system !== undefined && host !== system) continue
     for (const [name, entry] of Object.entries(inputs)) {
       const blob = blobOf(entry)
-      if (blob !== undefined) found.push({ name, digest: blob.digest })
+      if (blob !== undefined) found.push({ name, ...blob })
     }
   }
   return found

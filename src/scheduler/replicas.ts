@@ -5,12 +5,15 @@
  * The client's own copy counts as one. Which store nodes have a step's outputs is durable; what is being
  * copied, and what is tried again when, is not.
  */
+import type { PeerRecord } from '../wire/peer-record.ts'
 import { blobOf, type Entry } from '../wire/tree.ts'
 import type { Core } from './core.ts'
 import type { Copy } from './events.ts'
-import type { NodeEntry, Request, Step } from './model.ts'
+import { runnerOf, type Request, type Step } from './model.ts'
 
 const REPLICAS_WANTED = 2
+/** Store nodes that are considered for one copy; of those below children only so many. */
+const TAKERS_MAX = 256
 /** A request whose outputs are made waits this long for its replicas, then it is done without. */
 export const STORING_MS_MAX = 60_000
 /** A store node that has been away for this long does not count any more. */
@@ -78,8 +81,8 @@ export class Replicas {
 
   /** The name of the peer if it is a store node that is there. */
   storeName(peerId: string): string | undefined {
-    const node = this.#core.nodes.get(peerId)
-    return node !== undefined && node.connected && isStore(node) ? node.record.name : undefined
+    const record = this.#core.recordOf(peerId)
+    return record !== undefined && isStore(record) ? record.name : undefined
   }
 
   /** The fewest copies that any requested output has; undefined while one is not made. */
@@ -151,9 +154,22 @@ export class Replicas {
 
   /** Whether a store is there that could take one of these. */
   #isHopeful(lacking: readonly Step[]): boolean {
-    for (const node of this.#core.nodes.values())
-      if (canTake(node) && lacking.some((step) => !step.stores.has(node.peerId))) return true
+    for (const peerId of this.#takers())
+      if (lacking.some((step) => !step.stores.has(peerId))) return true
     return false
+  }
+
+  /** Store nodes that could take a copy: own nodes, then some of those further below. */
+  #takers(): string[] {
+    const takers: string[] = []
+    for (const node of this.#core.nodes.values())
+      if (node.connected && isStore(node.record) && node.told.state !== 'full')
+        takers.push(node.peerId)
+    for (const { record } of this.#core.members.stores) {
+      if (takers.length >= TAKERS_MAX) break
+      takers.push(record.peerId)
+    }
+    return takers
   }
 
   #close(request: Request, lacking: readonly Step[]): void {
@@ -183,16 +199,16 @@ export class Replicas {
   }
 
   /** What was given up may succeed with another store, or with one who has what is to be copied. */
-  nodeUp(node: NodeEntry): void {
-    const counted = this.#away.delete(node.peerId)
+  nodeUp(record: PeerRecord): void {
+    const counted = this.#away.delete(record.peerId)
     this.#isDirty = true
-    if (counted && !isStore(node)) this.#repairAll()
+    if (counted && !isStore(record)) this.#repairAll()
     for (const care of [...this.#storing.values(), ...this.#repairs.values()]) care.failed.clear()
   }
 
-  nodeDown(node: NodeEntry): void {
+  nodeDown(record: PeerRecord): void {
     this.#isDirty = true
-    if (isStore(node)) this.#away.set(node.peerId, this.#core.moment.nowMs + STORE_GONE_MS)
+    if (isStore(record)) this.#away.set(record.peerId, this.#core.moment.nowMs + STORE_GONE_MS)
   }
 
   /** A node can take more, or less, than before. */
@@ -211,9 +227,9 @@ export class Replicas {
     this.#copies.delete(id)
     this.#isDirty = true
     const { request, to, steps } = copy
-    const node = this.#core.nodes.get(to)
+    const record = this.#core.recordOf(to)
     const care = this.#storing.get(request) ?? this.#repairs.get(request)
-    if (!ok || node === undefined) {
+    if (!ok || record === undefined) {
       if (care !== undefined) this.#failed(care, to, message)
       return
     }
@@ -226,14 +242,14 @@ export class Replicas {
         type: 'stored',
         request: request.wire.id,
         derivation: step.derivation.name,
-        node: { peerId: to, name: node.record.name },
+        node: { peerId: to, name: record.name },
       })
     }
     this.#core.effects.push({ type: 'request', request })
   }
 
   #failed(care: Care, to: string, message: string): void {
-    care.problem = `${this.#core.nodes.get(to)?.record.name ?? to} has no copy yet: ${message}`
+    care.problem = `${this.#core.recordOf(to)?.name ?? to} has no copy yet: ${message}`
     const count = (care.failed.get(to)?.count ?? 0) + 1
     const waitMs = RETRY_MS[count - 1] ?? Number.POSITIVE_INFINITY
     care.failed.set(to, { count, againAtMs: this.#core.moment.nowMs + waitMs })
@@ -319,19 +335,18 @@ export class Replicas {
   }
 
   #copy(request: Request, care: Care, lacking: readonly Step[]): void {
-    const targets = [...this.#core.nodes.values()]
+    const targets = this.#takers()
       .filter(
-        (node) =>
-          canTake(node) &&
-          (care.failed.get(node.peerId)?.againAtMs ?? 0) <= this.#core.moment.nowMs &&
-          this.#copiesOf((copy) => copy.request === request && copy.to === node.peerId) === 0,
+        (peerId) =>
+          (care.failed.get(peerId)?.againAtMs ?? 0) <= this.#core.moment.nowMs &&
+          this.#copiesOf((copy) => copy.request === request && copy.to === peerId) === 0,
       )
-      .map((node) => ({ node, load: this.#copiesOf((copy) => copy.to === node.peerId) }))
+      .map((peerId) => ({ peerId, load: this.#copiesOf((copy) => copy.to === peerId) }))
       .toSorted((a, b) => a.load - b.load)
-    for (const { node } of targets) {
+    for (const { peerId } of targets) {
       if (this.#copies.size >= COPIES_MAX) return
       if (this.#copiesOf((copy) => copy.request === request) >= COPIES_PER_REQUEST_MAX) return
-      this.#begin(request, node.peerId, lacking)
+      this.#begin(request, peerId, lacking)
     }
   }
 
@@ -348,7 +363,7 @@ export class Replicas {
       steps.set(step, step.outputs)
       entries.push(...more)
       const maker = step.job?.attempts.findLast(({ state }) => state === 'done')
-      if (maker !== undefined) from.add(maker.node.peerId)
+      if (maker !== undefined) from.add(runnerOf(maker).peerId)
       for (const peerId of step.stores.keys()) from.add(peerId)
     }
     if (steps.size === 0) return
@@ -361,9 +376,7 @@ export class Replicas {
   }
 }
 
-const isStore = (node: NodeEntry): boolean => node.record.roles.includes('store')
-const canTake = (node: NodeEntry): boolean =>
-  node.connected && isStore(node) && node.state !== 'full'
+const isStore = ({ roles }: PeerRecord): boolean => roles.includes('store')
 
 /** What a step's outputs consist of, without those that have no bytes. */
 function entriesOf(step: Step): Entry[] {

@@ -2,6 +2,7 @@
 import type { Failure } from '../wire/api.ts'
 import type { RequestWire } from '../wire/facts.ts'
 import type { Core } from './core.ts'
+import { makeRequest } from './make-request.ts'
 import type { Job, Request, Step } from './model.ts'
 
 /** Requests that are not finished; over it a submit answers "try later". */
@@ -23,9 +24,17 @@ export class Requests {
     return requests.size - finished.size < ACTIVE_REQUESTS_MAX
   }
 
+  /** Whether each derivation could be built by some node that is known here, when that is free. */
+  couldBuild(wire: RequestWire): boolean {
+    const steps = [...makeRequest(wire, 0).steps.values()]
+    return steps.every((step) => this.#core.steps.isPossible([step]))
+  }
+
   submit(wire: RequestWire): void {
     if (this.#core.state.requests.has(wire.id)) return
-    this.#core.fact({ type: 'accepted', request: wire })
+    // Only the owner itself audits.
+    const { audits: _audits, ...asked } = wire
+    this.#core.fact({ type: 'accepted', request: asked })
     const request = this.#core.state.requests.get(wire.id)
     if (request === undefined) return
     request.rootBytesBefore = this.#core.moment.ownBlobBytes
@@ -78,8 +87,11 @@ export class Requests {
   closeIfSettled(request: Request): void {
     if (request.state !== 'active') return
     const hasFailed = request.failedCount > 0
-    if (request.unsettledCount > 0 && !(hasFailed && !request.wire.keepGoing)) return
+    const isCancelled = request.cancelledCount > 0
+    const goesOn = request.wire.keepGoing || request.isPartial
+    if (request.unsettledCount > 0 && (goesOn || !(hasFailed || isCancelled))) return
     if (hasFailed) this.close(request, 'failed')
+    else if (isCancelled) this.close(request, 'cancelled')
     else this.#core.replicas.settle(request)
   }
 

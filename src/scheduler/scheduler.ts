@@ -5,16 +5,38 @@
  * facts to the journal, syncs it, and only then carries the other effects out; what it sends to a node is
  * asked for with `desiredOf`, which leaves out what is not synced yet. No clock, no I/O, no promise here.
  */
-import type { Fact } from '../wire/facts.ts'
+import type { Fact, NodeRef, RequestWire } from '../wire/facts.ts'
+import type { PeerRecord } from '../wire/peer-record.ts'
+import type { SyncMessage } from '../wire/work-messages.ts'
+import type { Audit } from './audit.ts'
 import { Core, type CoreOptions } from './core.ts'
 import type { Desired, Effect, Event, Moment } from './events.ts'
-import { isLive, type Job, type NodeEntry, type Request, type Step } from './model.ts'
+import type { Explainer } from './explain/explainer.ts'
+import type { Drains } from './drains.ts'
+import type { Members } from './members.ts'
+import { isLive, type Job, type NodeEntry, type Relayed, type Request, type Step } from './model.ts'
+import type { Placement } from './placement.ts'
+import type { Profiles } from './profiles.ts'
+import type { Quarantine } from './quarantine.ts'
 import type { Queues } from './queue.ts'
 import type { Obstacle } from './reach.ts'
+import type { Refusals } from './refusals.ts'
+import type { Reservations } from './reservations.ts'
+import type { Shares } from './shares.ts'
 import type { State } from './state.ts'
 
 /** After a restart nothing that ran before is given up for this long. */
 export const RECOVERY_MS = 30_000
+
+/** Counts, each from the start of the scheduler on. */
+export interface MatchingCost {
+  /** Times that a node was chosen for a job, or none was found. */
+  readonly choices: number
+  /** Requirement classes that were looked at. */
+  readonly classes: number
+  /** Nodes, and groups of nodes, that were looked at. */
+  readonly nodes: number
+}
 
 export class Scheduler {
   readonly #core: Core
@@ -32,13 +54,68 @@ export class Scheduler {
   get queues(): Queues {
     return this.#core.queues
   }
+  /** Tells why something waits. */
+  get explainer(): Explainer {
+    return this.#core.explainer
+  }
+  /** Where waiting jobs start, and what those wait for that do not. */
+  get placement(): Placement {
+    return this.#core.placement
+  }
+  /** Nodes by what they can do. */
+  get profiles(): Profiles {
+    return this.#core.profiles
+  }
+  /** Nodes that are kept for big jobs. */
+  get reservations(): Reservations {
+    return this.#core.reservations
+  }
+  /** What matching has looked at so far. */
+  get matchingCost(): MatchingCost {
+    const { matcher, placement, profiles } = this.#core
+    return {
+      choices: placement.choiceCount,
+      classes: matcher.visitCount,
+      nodes: profiles.visitCount,
+    }
+  }
   /** Until when a restart's survivors are waited for. */
   get recoveringUntilMs(): number {
     return this.#core.recoveringUntilMs
   }
+  /** Drains that are in force here, of this owner and of those above. */
+  get drains(): Drains {
+    return this.#core.drains
+  }
+  /** Why and until when nodes get no jobs after what they failed. */
+  get quarantine(): Quarantine {
+    return this.#core.quarantine
+  }
+  /** What users have had and have now. */
+  get shares(): Shares {
+    return this.#core.shares
+  }
+  /** What nodes would not begin. */
+  get refusals(): Refusals {
+    return this.#core.refusals
+  }
+  /** What is built again to be compared. */
+  get audit(): Audit {
+    return this.#core.audit
+  }
   /** Whether one more request fits. */
   get hasRoom(): boolean {
     return this.#core.requests.hasRoom
+  }
+
+  /** Whether each derivation of the request could be built by some node that this one knows, when that is free. */
+  couldBuild(request: RequestWire): boolean {
+    return this.#core.requests.couldBuild(request)
+  }
+
+  /** Whether nodes that this one knows could run the job some day. */
+  couldRun(job: Job): boolean {
+    return job.waiters.size === 0 || this.#core.steps.isPossible([...job.waiters], job)
   }
 
   /** Takes in one fact of the journal at start. */
@@ -52,30 +129,41 @@ export class Scheduler {
     core.begin(moment)
     core.fact({ type: 'epoch', epoch: this.state.epoch + 1 })
     core.replicas.recover()
-    for (const request of this.state.requests.values()) {
-      if (request.state !== 'active') continue
-      request.rootBytesBefore = moment.ownBlobBytes
-      core.recoveringUntilMs = moment.nowMs + RECOVERY_MS
-    }
+    core.audit.recover()
+    core.relays.recover()
+    core.drains.recover()
+    core.quarantine.recover()
+    core.criticalPaths.recover()
+    // Before its first life ended nobody was here who could come back.
+    if (this.state.epoch > 1) core.recoveringUntilMs = moment.nowMs + RECOVERY_MS
+    for (const request of this.state.requests.values())
+      if (request.state === 'active') request.rootBytesBefore = moment.ownBlobBytes
     for (const jobs of this.state.openJobs.values()) {
       for (const job of jobs) {
         job.waitingSinceMs = moment.nowMs
         for (const attempt of job.attempts)
-          if (isLive(attempt)) attempt.leaseUntilMs = moment.nowMs + RECOVERY_MS
+          if (isLive(attempt)) {
+            attempt.leaseUntilMs = moment.nowMs + RECOVERY_MS
+            core.allotments.recover(attempt)
+            core.outcomes.leaseEndsAt(attempt.leaseUntilMs)
+          }
         const isRebuild = job.rebuild || [...job.waiters].some((step) => step.rebuild)
         if (job.phase === 'lookup' && !isRebuild)
           core.effects.push({ type: 'lookup', job: job.id, key: job.key })
         else if (job.phase !== 'leased') core.waiting.enqueue(job)
         if (job.waiters.size === 0) core.waiting.abandon(job)
+        core.verify.recover(job)
       }
     }
     // A crash may have come between a pin and the joins of its dependents, or before a request was closed.
     for (const request of this.state.requests.values()) {
       if (request.state !== 'active') continue
       for (const step of request.steps.values()) core.steps.open(step)
-      if (request.unsettledCount === 0 && request.failedCount === 0) core.replicas.resume(request)
+      if (request.unsettledCount + request.failedCount + request.cancelledCount === 0)
+        core.replicas.resume(request)
       else core.requests.closeIfSettled(request)
     }
+    core.shares.recover()
     core.replicas.plan()
     return core.effects
   }
@@ -117,24 +205,64 @@ export class Scheduler {
       case 'looked-up':
         core.steps.lookedUp(event.job, event.results)
         break
+      case 'found':
+        for (const result of event.results) core.steps.found(result)
+        break
+      case 'below':
+        core.members.take(event.peerId, event.below)
+        core.reach.cameUp(event.below.added.map(({ record }) => record))
+        for (const { record } of event.below.added) core.replicas.nodeUp(record)
+        break
+      case 'uplink-up':
+        core.relays.up(event.peerId)
+        break
+      case 'uplink-down':
+        core.relays.down()
+        break
+      case 'orders':
+        core.relays.orders(event.peerId, event.message, event.sentAtMs)
+        break
+      case 'lever':
+        core.levers.pull(event.lever, event.by)
+        break
       case 'tick':
+        core.drains.tick()
+        core.quarantine.tick()
+        core.refusals.tick()
+        core.criticalPaths.tick()
         core.outcomes.tick()
+        core.relays.tick()
         core.waiting.tick()
         core.replicas.tick()
         break
     }
     core.waiting.plan()
+    // What nothing that waits could use goes to further builds of what is compared, and to audits.
+    core.builders.plan()
+    if (event.type === 'tick') core.audit.tick()
+    core.audit.plan()
+    core.allotments.plan()
     core.replicas.plan()
+    core.classes.announce()
     return core.effects
   }
 
   /** When `tick` is due next; undefined when nothing waits for time to pass. */
   nextDeadlineMs(): number | undefined {
-    const { outcomes, waiting, replicas } = this.#core
+    const { outcomes, waiting, replicas, relays, drains, quarantine, refusals } = this.#core
+    const { allotments, criticalPaths, builders, audit } = this.#core
     const next = Math.min(
+      allotments.nextDeadlineMs,
+      criticalPaths.nextDeadlineMs(),
+      drains.nextDeadlineMs,
+      quarantine.nextDeadlineMs,
+      refusals.nextDeadlineMs,
       outcomes.nextDeadlineMs(),
+      relays.nextDeadlineMs(),
       waiting.nextDeadlineMs(),
       replicas.nextDeadlineMs,
+      builders.nextDeadlineMs(),
+      audit.nextDeadlineMs(),
     )
     return Number.isFinite(next) ? next : undefined
   }
@@ -152,6 +280,41 @@ export class Scheduler {
   /** The input of the job that has no way to the node, if there is one. */
   obstacle(job: Job, node: NodeEntry, system: string): Obstacle | undefined {
     return this.#core.reach.obstacle(job, node, system)
+  }
+
+  /** What is said to the parent, as message `seq`; undefined without one. */
+  syncUp(seq: number): SyncMessage | undefined {
+    return this.#core.relays.syncUp(seq)
+  }
+
+  /** Nodes above this one, its parent first. */
+  get ancestors(): readonly NodeRef[] {
+    return this.#core.relays.ancestors
+  }
+
+  /** When the leases of the parent end, unless they are renewed; undefined without one. */
+  get leaseUntilMs(): number | undefined {
+    return this.#core.relays.leaseUntilMs
+  }
+
+  /** Nodes below the children. */
+  get members(): Members {
+    return this.#core.members
+  }
+
+  /** Leases of the parent that are passed on, or are about to be. */
+  get relayed(): IterableIterator<Relayed> {
+    return this.#core.relays.all
+  }
+
+  /** Of a node that is there, at any depth below. */
+  recordOf(peerId: string): PeerRecord | undefined {
+    return this.#core.recordOf(peerId)
+  }
+
+  /** Store nodes that are there, at any depth below. */
+  stores(): PeerRecord[] {
+    return [...this.#core.stores()]
   }
 
   /** What the node should do, as far as the facts behind it are synced. Marks the grants as sent in `seq`. */

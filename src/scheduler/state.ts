@@ -7,24 +7,34 @@
 import assert from 'node:assert/strict'
 import { resolveDerivation } from '../wire/derivation.ts'
 import type { Fact, NodeRef, RequestWire } from '../wire/facts.ts'
+import { Estimates } from './estimates.ts'
+import { learnFrom, restore, type LearntState } from './learnt.ts'
 import { makeRequest } from './make-request.ts'
 import {
   isLive,
+  NOBODY,
   NOWHERE,
+  runnerOf,
   sameOutputs,
   type Attempt,
   type Job,
   type Request,
   type Step,
 } from './model.ts'
+import { NodeFacts } from './node-facts.ts'
+import { stepsToTryAgain } from './try-again.ts'
+import { UsageTable } from './usage.ts'
+import { Comparisons, hasVoted, votesWantedBy } from './votes.ts'
 
 /** Notices kept per request; later ones are dropped. */
 const NOTICES_MAX = 50
 /** Store nodes that are remembered per step; later ones are not. */
 const STORES_MAX = 8
 
-export class State {
+export class State implements LearntState {
   epoch = 0
+  readonly estimates = new Estimates()
+  readonly usage: UsageTable
   readonly requests = new Map<string, Request>()
   readonly steps = new Map<string, Step>()
   readonly jobs = new Map<string, Job>()
@@ -34,11 +44,21 @@ export class State {
   /** Requests that are not active; the one that ended first comes first. */
   readonly finished = new Set<Request>()
   finishedStepCount = 0
+  /** Builds that were compared. */
+  readonly comparisons = new Comparisons()
+  /** Drains, quarantine, and what nodes died of. */
+  readonly nodeFacts = new NodeFacts()
   /** `factSeq` of the last epoch. */
   epochSeq = 0
+  /** `factSeq` when an attempt was forgotten last. */
+  forgottenSeq = 0
   /** Facts applied so far. */
   factSeq = 0
   #requestSeq = 0
+
+  constructor({ halfLifeMs }: { readonly halfLifeMs?: number | undefined } = {}) {
+    this.usage = new UsageTable(halfLifeMs)
+  }
 
   evolve(fact: Fact): void {
     this.factSeq += 1
@@ -60,8 +80,26 @@ export class State {
       case 'ended':
         this.#changeAttempt(fact)
         return
+      case 'raised': {
+        const job = this.jobs.get(fact.job)
+        if (job !== undefined) job.memoryFloorBytes = fact.memoryBytes
+        return
+      }
+      case 'learnt':
+        restore(this, fact)
+        return
       case 'evicted':
         this.#evict(fact.request)
+        return
+      case 'voted': {
+        const job = this.jobs.get(fact.job)
+        if (job !== undefined && !hasVoted(job, fact.vote)) job.votes.push(fact.vote)
+        return
+      }
+      case 'verified':
+      case 'diverged':
+      case 'audited':
+        this.comparisons.evolve(fact)
         return
       case 'detachable':
       case 'left':
@@ -76,6 +114,20 @@ export class State {
       case 'rewound':
       case 'reopened':
         this.#changeStep(fact)
+        return
+      case 'boosted':
+      case 'held':
+      case 'released':
+      case 'cancelled':
+      case 'retried':
+        this.#pull(fact)
+        return
+      case 'drained':
+      case 'undrained':
+      case 'quarantined':
+      case 'pardoned':
+      case 'killed':
+        this.nodeFacts.evolve(fact, this.factSeq)
         return
     }
   }
@@ -139,11 +191,15 @@ export class State {
         phase: 'lookup',
         infraFailures: 0,
         avoid: new Set(),
+        memoryFloorBytes: 0,
+        votesWanted: 1,
+        votes: [],
         notBeforeMs: 0,
         abandonedAtMs: undefined,
         waitingSinceMs: 0,
         queue: undefined,
         cut: NOWHERE,
+        refusedBy: NOBODY,
       }
       this.jobs.set(job.id, job)
       const open = this.openJobs.get(job.key)
@@ -151,6 +207,7 @@ export class State {
       else open.add(job)
     }
     job.waiters.add(step)
+    job.votesWanted = Math.max(job.votesWanted, votesWantedBy(step))
     job.shownBy.add(step)
     if (step.job !== undefined && step.job !== job) step.earlier.push(step.job)
     step.job = job
@@ -166,6 +223,7 @@ export class State {
       job,
       n: job.attempts.length + 1,
       node: fact.node,
+      runner: undefined,
       boot: fact.boot,
       system: fact.system,
       isolation: fact.isolation,
@@ -179,15 +237,20 @@ export class State {
       state: 'leased',
       phases: {},
       usage: null,
+      measured: undefined,
       bytes: { peer: 0, mirror: 0, local: 0 },
       error: null,
+      cause: undefined,
       log: null,
       exitCode: null,
       endedAtWall: undefined,
+      allotted: fact.cpus,
       factSeq: this.factSeq,
       leaseUntilMs: Number.POSITIVE_INFINITY,
       confirmed: false,
       sentSeq: 0,
+      waitedIn: undefined,
+      isAway: false,
       missing: undefined,
     }
     job.attempts.push(attempt)
@@ -202,25 +265,38 @@ export class State {
     if (fact.type === 'adopted') {
       attempt.state = 'building'
       attempt.error = null
+      attempt.cause = undefined
+      this.nodeFacts.survived(attempt.job.key, attempt.id)
       attempt.endedAtWall = undefined
+      if (fact.node !== undefined) {
+        attempt.node = fact.node
+        attempt.runner = undefined
+      }
+      attempt.boot = fact.boot ?? attempt.boot
       if (attempt.job.phase !== 'closed') attempt.job.phase = 'leased'
       return
     }
     attempt.state = fact.state
     attempt.error = fact.error
+    attempt.cause = fact.cause
     attempt.usage = fact.usage
     attempt.phases = fact.phases
     attempt.bytes = fact.bytes
     attempt.log = fact.log
     attempt.exitCode = fact.exitCode
+    attempt.measured = fact.measured
+    attempt.runner = fact.runner ?? attempt.runner
     attempt.endedAtWall = fact.atWall
     const job = attempt.job
+    learnFrom(this, attempt, fact)
     for (const waiter of job.waiters)
       for (const source of ['peer', 'mirror', 'local'] as const)
         waiter.request.bytes[source] += fact.bytes[source]
-    if (fact.state === 'lost') {
+    if (fact.state === 'done') this.nodeFacts.forgive(job.key)
+    // That a node would not begin it, or is emptied, is no failure.
+    if (fact.state === 'lost' && fact.cause !== 'refused' && fact.cause !== 'drained') {
       job.infraFailures += 1
-      job.avoid.add(attempt.node.peerId)
+      job.avoid.add(runnerOf(attempt).peerId)
     }
     if (job.phase !== 'leased' || job.attempts.some(isLive)) return
     job.phase = 'waiting'
@@ -241,6 +317,7 @@ export class State {
         if (fact.store !== undefined) addStore(step, fact.store)
         step.action = fact.action
         step.cached = fact.cached
+        step.agreed = fact.agreed ?? 0
         step.log = fact.log ?? undefined
         step.exitCode = fact.exitCode
         step.rebuild = false
@@ -267,19 +344,81 @@ export class State {
     }
   }
 
+  /** What a person said of a request, or of one derivation of it. */
+  #pull(
+    fact: Extract<Fact, { type: 'boosted' | 'held' | 'released' | 'cancelled' | 'retried' }>,
+  ): void {
+    const request = this.requests.get(fact.request)
+    if (request === undefined) return
+    const step = fact.derivation === undefined ? undefined : request.steps.get(fact.derivation)
+    if (step === undefined && fact.derivation !== undefined) return
+    switch (fact.type) {
+      case 'boosted':
+        ;(step ?? request).boost = fact.priority
+        // What is said of all of it holds for all of it.
+        if (step === undefined) for (const each of request.steps.values()) each.boost = undefined
+        return
+      case 'held':
+        ;(step ?? request).hold = { reason: fact.reason, by: fact.by, atWall: fact.atWall }
+        return
+      case 'released':
+        ;(step ?? request).hold = undefined
+        if (step === undefined) for (const each of request.steps.values()) each.hold = undefined
+        return
+      case 'cancelled':
+        if (step === undefined || !isUnsettled(step.phase)) return
+        this.#settle(step, 'cancelled')
+        this.#skipDependents(step)
+        return
+      case 'retried':
+        this.#tryAgain(request, fact)
+        return
+    }
+  }
+
+  /** Steps that ended badly wait anew; what is done keeps its outputs, unless the userland is to be another. */
+  #tryAgain(request: Request, { derivation, rebind }: Extract<Fact, { type: 'retried' }>): void {
+    const steps = stepsToTryAgain(request, derivation, rebind)
+    if (rebind) request.bindings.clear()
+    if (request.state !== 'active') {
+      this.#unfinish(request)
+      request.isPartial = derivation !== undefined && !rebind
+      request.endedAtWall = undefined
+      request.replicasAtEnd = undefined
+      // Nobody waits at a terminal any more to take the outputs.
+      request.takesCopy = false
+    }
+    for (const step of steps) {
+      if (step.key !== undefined) this.nodeFacts.forgive(step.key)
+      step.failure = undefined
+      step.rewinds = 0
+      step.outputs = undefined
+      step.stores.clear()
+      step.hasDiverged = false
+      step.agreed = 0
+      step.action = undefined
+      step.log = undefined
+      step.cached = false
+      this.#settle(step, 'blocked')
+    }
+  }
+
   /** The step leaves the queue of its job; the job closes when nobody waits there and nothing runs. */
   #settle(step: Step, phase: Step['phase']): void {
     setPhase(step, phase)
     const job = step.job
     if (job === undefined) return
     job.waiters.delete(step)
+    // Nobody is left to ask for more; without waiters it stays what it was, for those who look back.
+    if (job.waiters.size > 0 && votesWantedBy(step) === job.votesWanted)
+      job.votesWanted = Math.max(...[...job.waiters].map(votesWantedBy))
     if (job.waiters.size === 0 && !job.attempts.some(isLive)) this.#close(job)
   }
 
   /** The step waits for its inputs again; it is skipped when one of them has failed meanwhile. */
   #block(step: Step): void {
     const isHopeless = step.dependencies.some(
-      ({ phase }) => phase === 'failed' || phase === 'skipped',
+      ({ phase }) => phase === 'failed' || phase === 'skipped' || phase === 'cancelled',
     )
     this.#settle(step, isHopeless ? 'skipped' : 'blocked')
     if (isHopeless) this.#skipDependents(step)
@@ -312,6 +451,7 @@ export class State {
   }
 
   #forget(job: Job): void {
+    if (job.attempts.length > 0) this.forgottenSeq = this.factSeq
     this.jobs.delete(job.id)
     for (const attempt of job.attempts) this.attempts.delete(attempt.id)
   }
@@ -338,6 +478,7 @@ function setPhase(step: Step, phase: Step['phase']): void {
   const { request } = step
   request.unsettledCount += Number(isUnsettled(phase)) - Number(isUnsettled(step.phase))
   request.failedCount += Number(phase === 'failed') - Number(step.phase === 'failed')
+  request.cancelledCount += Number(phase === 'cancelled') - Number(step.phase === 'cancelled')
   step.phase = phase
 }
 

@@ -6,16 +6,15 @@ import type { Digest } from '../wire/digest.ts'
 import type { Userland } from '../wire/environment.ts'
 import type { ActionResult } from '../wire/result.ts'
 import type { Core } from './core.ts'
-import {
-  fitsBinding,
-  fitsStep,
-  mayEverStart,
-  mayHaveUserland,
-  mayShareRun,
-  mergeUserlands,
-  requirementOf,
-} from './match.ts'
+import { fitsBinding, fitsStep, mayHaveUserland, mayShareRun, mergeUserlands } from './match.ts'
 import { isLive, REWINDS_MAX, sameOutputs, type Job, type Request, type Step } from './model.ts'
+import { isAudit, isAuditJob, voteOfAttempt, votesWantedBy } from './votes.ts'
+
+/** What of a result is kept with a step. */
+export type Pinnable = Pick<ActionResult, 'action' | 'outputs' | 'exitCode' | 'userland'> & {
+  readonly log: ActionResult['log'] | null
+  readonly builder: Pick<ActionResult['builder'], 'peerId' | 'system'>
+}
 
 export class Steps {
   readonly #core: Core
@@ -52,9 +51,13 @@ export class Steps {
     if (existing === undefined) {
       job.waitingSinceMs = this.#core.moment.nowMs
       if (job.rebuild) this.#core.waiting.enqueue(job)
-      else this.#core.effects.push({ type: 'lookup', job: id, key })
+      else {
+        this.#core.lookups.begun(job)
+        this.#core.effects.push({ type: 'lookup', job: id, key })
+      }
       return
     }
+    this.#core.verify.joined(step, job)
     // The joined job may now be asked for more, or sooner, than before.
     if (job.phase === 'waiting') this.#core.waiting.enqueue(job)
     const live = job.attempts.find(isLive)
@@ -74,11 +77,16 @@ export class Steps {
 
   /** Whether the step may wait at the job: the same look-up rule, userlands that may be mixed, and no asking for too much. */
   #canJoin(step: Step, job: Job): boolean {
-    if (job.phase === 'closed' || (step.rebuild && !job.rebuild && job.phase === 'lookup'))
-      return false
+    if (job.phase === 'closed') return false
+    // What was stored, or voted for before, may be just the outputs that were lost.
+    const isOld = job.phase === 'lookup' || job.votes.length > 0
+    if (step.rebuild && !job.rebuild && isOld) return false
     if (![...job.waiters].every((other) => mayShareRun(step, other))) return false
+    // What an audit builds is not for use, and is given up as soon as somebody needs its node.
+    if (isAudit(step) || isAuditJob(job)) return false
+    if (!this.#core.verify.fits(step, job)) return false
     if (job.phase !== 'leased')
-      return this.isPossible([...job.waiters, step]) || !this.isPossible([step])
+      return this.isPossible([...job.waiters, step], job) || !this.isPossible([step])
     return job.attempts.filter(isLive).every(({ userland, system }) => {
       const isBound = step.request.bindings.has(system)
       return (
@@ -93,14 +101,13 @@ export class Steps {
     const merged = mergeUserlands(step.request.bindings.get(system), userland)
     for (const node of this.#core.nodes.values())
       if (node.connected && mayHaveUserland(node, system, merged)) return true
-    return false
+    // Whoever made it may be about to come back.
+    return this.#core.isRecovering
   }
 
-  /** Whether some node may ever run a job of these waiters. */
-  isPossible(waiters: readonly Step[]): boolean {
-    const requirement = requirementOf(waiters)
-    for (const node of this.#core.nodes.values()) if (mayEverStart(requirement, node)) return true
-    return false
+  /** Whether there are nodes that may ever run a job of these waiters, as many as are to; `job` is theirs where they have one. */
+  isPossible(waiters: readonly Step[], job?: Job): boolean {
+    return this.#core.builders.areEnough(waiters, job)
   }
 
   /** What the steps wait for is made with `userland`: so is all else of their requests from now on. */
@@ -168,6 +175,7 @@ export class Steps {
   lookedUp(id: string, results: readonly ActionResult[]): void {
     const job = this.#core.state.jobs.get(id)
     if (job === undefined || job.phase !== 'lookup') return
+    this.#core.lookups.ended(job)
     const hasWorkers = [...this.#core.nodes.values()].some(
       (node) => node.connected && node.environments.length > 0,
     )
@@ -179,15 +187,44 @@ export class Steps {
           fitsStep(userland, builder.system, step) &&
           (!hasWorkers || this.#isServed(step, builder.system, userland)),
       )
-      this.pinAll(job, takers, result, true)
+      const few = takers.filter((step) => votesWantedBy(step) <= 1)
+      this.pinAll(job, few, result, true)
+      this.#core.verify.lookedUp(job, new Set(takers), result)
     }
     if (job.waiters.size === 0) return
     job.waitingSinceMs = this.#core.moment.nowMs
     this.#core.waiting.enqueue(job)
   }
 
-  /** Gives the result to those `takers` that wait for the job. */
-  pinAll(job: Job, takers: readonly Step[], result: ActionResult, cached: boolean): void {
+  /** Somebody else has answered for the same job: who waits for it here need not have it built again. */
+  found(result: ActionResult): void {
+    const { userland, builder, jobKey: key } = result
+    for (const job of [...(this.#core.state.openJobs.get(key) ?? [])]) {
+      if (job.phase === 'lookup' || job.rebuild) continue
+      const takers = [...job.waiters].filter(
+        (step) =>
+          !step.rebuild &&
+          votesWantedBy(step) <= 1 &&
+          fitsStep(userland, builder.system, step) &&
+          this.#isServed(step, builder.system, userland),
+      )
+      this.pinAll(job, takers, result, true)
+      if (takers.length === 0 || job.waiters.size > 0) continue
+      for (const attempt of job.attempts)
+        if (isLive(attempt))
+          this.#core.outcomes.endAttempt(attempt, 'superseded', `${builder.name} was first`)
+    }
+  }
+
+  /** Gives the result, on which `agreed` nodes agree, to those `takers` that wait for the job. */
+  pinAll(
+    job: Job,
+    takers: readonly Step[],
+    result: Pinnable,
+    cached: boolean,
+    agreed: number = 1,
+  ): void {
+    if (takers.length === 0) return
     const { peerId, system } = result.builder
     this.bind(takers, system, result.userland)
     const storeName = this.#core.replicas.storeName(peerId)
@@ -203,12 +240,20 @@ export class Steps {
         cached,
         log: result.log,
         exitCode: result.exitCode,
+        ...(agreed > 1 ? { agreed } : {}),
         ...(storeName === undefined ? {} : { store: { peerId, name: storeName } }),
       })
       if (before !== undefined && !sameOutputs(before, result.outputs)) {
         this.#core.requests.notice(
           step.request,
           `${step.derivation.name} gave other outputs when it was built again: it is not reproducible; what was built from the first ones keeps them`,
+        )
+        const earlier = step.earlier.flatMap(({ attempts }) => attempts)
+        this.#core.verify.differ(
+          'rebuilt',
+          step,
+          voteOfAttempt(earlier.findLast(isDone), before),
+          voteOfAttempt(job.attempts.findLast(isDone), result.outputs),
         )
         // What has not started yet takes the new ones.
         for (const dependent of step.dependents)
@@ -221,3 +266,5 @@ export class Steps {
     }
   }
 }
+
+const isDone = ({ state }: { readonly state: string }): boolean => state === 'done'

@@ -10,10 +10,23 @@ import type {
   Why,
 } from '../wire/api.ts'
 import type { Entry } from '../wire/tree.ts'
-import { explain, reasonOf } from './explain.ts'
-import { isLive, type Attempt, type NodeEntry, type Request, type Step } from './model.ts'
+import { reasonOf } from './explain.ts'
+import {
+  holdOfStep,
+  isLive,
+  priorityOf,
+  runnerOf,
+  type Attempt,
+  type Hold,
+  type NodeEntry,
+  type Request,
+  type Step,
+} from './model.ts'
+import { dissenterOf, votesWantedBy } from './votes.ts'
 import type { Moment } from './events.ts'
+import { cpusOf } from './subtree-offer.ts'
 import type { Scheduler } from './scheduler.ts'
+import type { StandingView } from './standing-view.ts'
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString()
 
@@ -22,8 +35,8 @@ function attemptView(attempt: Attempt): AttemptView {
   return {
     id: attempt.id,
     n: attempt.n,
-    node: attempt.node.name,
-    host: attempt.node.name,
+    node: runnerOf(attempt).name,
+    host: runnerOf(attempt).name,
     arch,
     platform,
     environment: `${attempt.isolation} ${attempt.label}`,
@@ -32,13 +45,15 @@ function attemptView(attempt: Attempt): AttemptView {
     startedAt: iso(attempt.startedAtWall),
     endedAt: attempt.endedAtWall === undefined ? null : iso(attempt.endedAtWall),
     phases: attempt.phases,
+    cpus: attempt.allotted,
     usage: attempt.usage,
+    ...(attempt.measured === undefined ? {} : { measured: attempt.measured }),
     error: attempt.error,
     exitCode: attempt.exitCode,
   }
 }
 
-function jobState(step: Step): JobState {
+export function jobState(step: Step): JobState {
   switch (step.phase) {
     case 'done':
     case 'failed':
@@ -56,10 +71,25 @@ function jobState(step: Step): JobState {
   }
 }
 
+function heldView(hold: Hold | undefined): Pick<JobView, 'held'> {
+  return hold === undefined
+    ? {}
+    : { held: { by: hold.by, reason: hold.reason, at: iso(hold.atWall) } }
+}
+
 /** All attempts that were made for the step, oldest first. */
 export function attemptsOf(step: Step): Attempt[] {
   const jobs = step.job === undefined ? step.earlier : [...step.earlier, step.job]
   return jobs.flatMap((job) => job.attempts)
+}
+
+/** Who has built it, of a step that several nodes are to build. */
+function verifyView(step: Step): Pick<JobView, 'verify'> {
+  const wanted = votesWantedBy(step)
+  if (wanted <= 1 || step.job === undefined) return {}
+  const builders = step.job.votes.map(({ node }) => node.name)
+  const isEqual = dissenterOf(step.job.votes) === undefined
+  return { verify: { wanted, builders, isEqual } }
 }
 
 export function jobView(scheduler: Scheduler, step: Step, moment: Moment): JobView {
@@ -76,6 +106,9 @@ export function jobView(scheduler: Scheduler, step: Step, moment: Moment): JobVi
       Object.assign(attemptView(attempt), { n: at + 1 }),
     ),
     rewinds: step.rewinds,
+    ...verifyView(step),
+    priority: priorityOf(step),
+    ...heldView(holdOfStep(step)),
   }
 }
 
@@ -107,7 +140,7 @@ export function requestView(
         const attempt = step.job?.attempts.findLast((candidate) => candidate.state === 'done')
         if (step.cached || attempt === undefined) break
         serialMs += attempt.usage?.wallMs ?? 0
-        if (attempt.node.peerId === request.wire.entry.peerId) ranLocally += 1
+        if (runnerOf(attempt).peerId === request.wire.entry.peerId) ranLocally += 1
         break
       }
       case 'failed':
@@ -164,6 +197,8 @@ export function requestView(
     exit: exitOf(request),
     replicas: ['failed', 'cancelled'].includes(request.state) ? null : (replicas ?? null),
     notices: [...request.notices],
+    priority: request.boost ?? request.wire.priority,
+    ...heldView(request.hold),
   }
 }
 
@@ -179,7 +214,11 @@ function exitOf(request: Request): number {
   return Math.min(...exits, 255)
 }
 
-export function nodeView(node: NodeEntry, parentName: string): NodeView {
+export function nodeView(
+  node: NodeEntry,
+  parentName: string,
+  standing: StandingView = {},
+): NodeView {
   return {
     name: node.record.name,
     peerId: node.peerId,
@@ -193,37 +232,19 @@ export function nodeView(node: NodeEntry, parentName: string): NodeView {
     http: node.record.http,
     lastSeenAt: iso(node.lastSeenWall),
     note: node.note,
+    speed: Math.round(node.speed * 1000) / 1000,
+    ...standing,
   }
 }
 
+/** What this node knows by itself; `onlyNode` is a name or the beginning of a peer id. */
 export function whyView(
   scheduler: Scheduler,
   step: Step,
   moment: Moment,
   onlyNode: string | undefined,
 ): Why {
-  const { reason, summary, waitedMs, nodes, fixes } = explain(scheduler, step, moment.nowMs)
-  const shown =
-    onlyNode === undefined ? nodes : nodes.filter(({ node }) => node.record.name === onlyNode)
-  return {
-    v: 1,
-    job: step.id,
-    name: step.derivation.name,
-    request: step.request.wire.id,
-    state: jobState(step),
-    class: reason?.class ?? null,
-    summary,
-    waitedMs: Math.round(waitedMs),
-    nodes: shown.map(({ node, verdicts }) => ({
-      node: node.record.name,
-      state: node.state,
-      verdicts: [...verdicts],
-    })),
-    etaMs: null,
-    fixes: [...fixes],
-    asOf: iso(moment.wallMs),
-    unknown: [],
-  }
+  return scheduler.explainer.why(step, jobState(step), moment, onlyNode)
 }
 
 /** Busy processors, and jobs by state. */
@@ -233,13 +254,24 @@ export function totals(scheduler: Scheduler): {
   jobs: { waiting: number; running: number }
   activeRequests: number
 } {
-  const nodes = { ready: 0, draining: 0, full: 0, lost: 0, sleeping: 0, waking: 0, broken: 0 }
+  const nodes = {
+    ready: 0,
+    draining: 0,
+    drained: 0,
+    quarantined: 0,
+    full: 0,
+    lost: 0,
+    sleeping: 0,
+    waking: 0,
+    broken: 0,
+  }
   const cpus = { total: 0, busy: 0 }
   for (const node of scheduler.nodes.values()) {
     nodes[node.state] += 1
     if (!node.connected) continue
-    cpus.total += node.capacity.cpus
-    cpus.busy += node.allocated.cpus
+    const { total, busy } = cpusOf(node)
+    cpus.total += total
+    cpus.busy += busy
   }
   const jobs = { waiting: 0, running: 0 }
   for (const open of scheduler.state.openJobs.values())

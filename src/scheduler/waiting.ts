@@ -1,38 +1,42 @@
 /** Jobs that wait: where they stand, when they are tried, and the grant that ends it. */
 import { derivedId } from '../base/random.ts'
+import { formatDuration } from '../base/units.ts'
+import { WAIT_MS_DEFAULT } from '../wire/api.ts'
 import { actionDigest, makeAction } from '../wire/action.ts'
 import type { Digest } from '../wire/digest.ts'
-import { fingerprintOf } from '../wire/environment.ts'
+import { fingerprintOf, type Environment } from '../wire/environment.ts'
 import { LEASE_MS, LEASE_SLACK_MS } from '../wire/work-messages.ts'
+import type { JobClass } from './classes.ts'
 import type { Core } from './core.ts'
+import { Deadlines } from './indexed-heap.ts'
 import {
-  canStart,
   describeMisfit,
   environmentFor,
   freeOf,
-  mayEverStart,
   mayShareRun,
   requirementOf,
   userlandOfJob,
   type Requirement,
 } from './match.ts'
-import { failureOf, isLive, type Job, type NodeEntry, type Step } from './model.ts'
+import { failureOf, holdOf, isLive, type Job, type NodeEntry, type Step } from './model.ts'
 import { FETCH_FINGERPRINT } from './nodes.ts'
-import { compareRank, type Queue, type Queues } from './queue.ts'
+import { waitLimitOf } from './queue.ts'
 
 /** A job that nobody needs any more is ended after this. */
 const ABANDON_MS = 2_000
-/** A job that no node takes fails after this. */
-export const WAIT_MS_MAX = 24 * 3600 * 1000
+/** A job that no node takes fails after this, where its request says nothing else. */
+export const WAIT_MS_MAX = WAIT_MS_DEFAULT
 /** A full re-match, as insurance against a lost wake-up. */
 const SWEEP_MS = 5_000
 
 export class Waiting {
   readonly #core: Core
   /** Jobs that wait for their time to be tried again. */
-  readonly #delayed = new Set<Job>()
-  readonly #abandoned = new Set<Job>()
+  readonly #delayed = new Deadlines<Job>()
+  readonly #abandoned = new Deadlines<Job>()
   #lastSweepMs = 0
+  /** All was looked at since the last plan. */
+  #isSwept = false
 
   constructor(core: Core) {
     this.#core = core
@@ -40,27 +44,25 @@ export class Waiting {
 
   /** When `tick` has something to do; infinity for never. */
   nextDeadlineMs(): number {
-    let next = Number.POSITIVE_INFINITY
-    for (const job of this.#delayed) next = Math.min(next, job.notBeforeMs)
-    for (const job of this.#abandoned) next = Math.min(next, (job.abandonedAtMs ?? 0) + ABANDON_MS)
-    if (this.#core.state.openJobs.size > 0) next = Math.min(next, this.#lastSweepMs + SWEEP_MS)
-    return next
+    const nextMs = Math.min(this.#delayed.nextMs, this.#abandoned.nextMs)
+    if (this.#core.state.openJobs.size === 0) return nextMs
+    const { queues, matcher } = this.#core
+    return Math.min(
+      nextMs,
+      queues.nextAsideMs,
+      matcher.nextDeadlineMs,
+      this.#lastSweepMs + SWEEP_MS,
+    )
   }
 
   tick(): void {
     const { nowMs } = this.#core.moment
-    for (const job of [...this.#abandoned]) {
-      if (nowMs < (job.abandonedAtMs ?? 0) + ABANDON_MS) continue
-      this.#abandoned.delete(job)
+    for (const job of this.#abandoned.takeDue(nowMs))
       for (const attempt of job.attempts)
         if (isLive(attempt))
           this.#core.outcomes.endAttempt(attempt, 'cancelled', 'nobody needs it any more')
-    }
-    for (const job of [...this.#delayed]) {
-      if (job.notBeforeMs > nowMs) continue
-      this.#delayed.delete(job)
-      if (job.phase === 'waiting') this.enqueue(job)
-    }
+    for (const job of this.#delayed.takeDue(nowMs)) if (job.phase === 'waiting') this.enqueue(job)
+    this.#core.queues.putBackDue(nowMs)
     if (nowMs - this.#lastSweepMs < SWEEP_MS) return
     this.#lastSweepMs = nowMs
     this.#core.reach.refresh()
@@ -68,25 +70,32 @@ export class Waiting {
   }
 
   #sweep(): void {
-    const { queues, moment } = this.#core
+    const { queues, matcher, moment } = this.#core
     queues.sweep()
-    for (const queue of [...queues.all])
-      for (const { job } of [...queue.items])
-        if (job.phase === 'waiting' && moment.nowMs - job.waitingSinceMs >= WAIT_MS_MAX)
-          for (const step of [...job.waiters])
-            this.#core.requests.failStep(
-              step,
-              failureOf(step, 'MESH0302', `${step.derivation.name} waited 24 hours for a node`),
-            )
+    for (const job of queues.takeOverdue(moment.nowMs)) this.#giveUp(job)
     this.refreshWaiting()
+    matcher.sweep()
+    this.#isSwept = true
+  }
+
+  /** Fails those who have waited for so long as they would. */
+  #giveUp(job: Job): void {
+    if (job.phase === 'waiting')
+      for (const step of [...job.waiters]) {
+        const limitMs = waitLimitOf(step)
+        if (this.#core.moment.nowMs - job.waitingSinceMs < limitMs) continue
+        const text = `${step.derivation.name} waited ${formatDuration(limitMs)} for a node`
+        this.#core.requests.failStep(step, failureOf(step, 'MESH0302', text))
+      }
+    this.#core.queues.waitOn(job)
   }
 
   enqueue(job: Job): void {
     job.phase = 'waiting'
-    if (job.waiters.size === 0) return
+    if (job.waiters.size === 0 || this.#core.audit.keeps(job)) return
     if (job.notBeforeMs > this.#core.moment.nowMs) {
-      job.queue = undefined
-      this.#delayed.add(job)
+      this.#core.queues.remove(job)
+      this.#delayed.set(job, job.notBeforeMs)
       return
     }
     this.#delayed.delete(job)
@@ -95,8 +104,13 @@ export class Waiting {
     for (const step of [...job.waiters])
       if (this.#core.steps.jobFor(step, job.key)?.phase === 'leased') this.#part(step)
     this.#sift(job)
-    if (job.phase !== 'waiting' || job.waiters.size === 0) return
-    this.#core.queues.put(job)
+    if (job.phase !== 'waiting' || job.waiters.size === 0 || this.#core.poison.stop(job)) return
+    // Whoever holds it by hand queues it again when it is released.
+    if (holdOf(job) !== undefined) this.#core.queues.remove(job)
+    else {
+      this.#core.refusals.mark(job)
+      this.#core.queues.put(job)
+    }
     for (const step of job.waiters) this.#core.effects.push({ type: 'step', step })
   }
 
@@ -111,21 +125,19 @@ export class Waiting {
 
   /** No node can ever do what all waiters ask together: those that some node would do for go on by themselves, those that do not wait fail. */
   #sift(job: Job): void {
-    if (job.waiters.size === 0 || this.#core.steps.isPossible([...job.waiters])) return
+    if (job.waiters.size === 0 || this.#core.steps.isPossible([...job.waiters], job)) return
     for (const step of [...job.waiters]) {
       if (!job.waiters.has(step)) continue
       if (this.#core.steps.isPossible([step])) {
         if (job.waiters.size > 1) this.#part(step)
-      } else if (
-        step.request.wire.noWait &&
-        this.#core.moment.nowMs >= this.#core.recoveringUntilMs
-      ) {
+      } else if (step.request.wire.noWait && !this.#core.isRecovering) {
         this.#core.requests.failStep(
           step,
           failureOf(
             step,
             'MESH0301',
-            describeMisfit(requirementOf([step]), [...this.#core.nodes.values()]).text,
+            this.#core.builders.reasonOf(job)?.text ??
+              describeMisfit(requirementOf([step]), [...this.#core.nodes.values()]).text,
           ),
         )
       }
@@ -137,61 +149,32 @@ export class Waiting {
     this.#core.steps.open(step)
   }
 
+  /** Starts what can start. */
   plan(): void {
-    for (;;) {
-      let best:
-        | { queue: Queue; node: NodeEntry; item: NonNullable<ReturnType<Queues['head']>> }
-        | undefined
-      for (const queue of [...this.#core.queues.all]) {
-        const item = this.#core.queues.head(queue)
-        if (item === undefined) continue
-        if (best !== undefined && compareRank(best.item.rank, item.rank) <= 0) continue
-        const node = this.#choose(queue)
-        if (node !== undefined) best = { queue, node, item }
-      }
-      if (best === undefined) return
-      const { job } = best.item
-      const { node } = best
-      const system = environmentFor(best.queue.requirement, node)?.system
-      if (system !== undefined && this.#core.reach.obstacle(job, node, system) !== undefined) {
-        this.#core.reach.cut(job, node.peerId)
-        for (const step of job.waiters) this.#core.effects.push({ type: 'step', step })
-        continue
-      }
-      this.#core.queues.take(best.queue)
-      this.#grant(job, node, best.queue.requirement)
-    }
+    const { matcher, stragglers } = this.#core
+    matcher.plan()
+    if (!this.#isSwept) return
+    this.#isSwept = false
+    stragglers.sweep()
   }
 
-  /** The node for the head of the queue: of those that can start it now, the one with the largest free share. */
-  #choose(queue: Queue): NodeEntry | undefined {
-    let best: NodeEntry | undefined
-    let bestShare = -1
-    const { requirement } = queue
-    const isAvoidable =
-      queue.avoid.size > 0 &&
-      [...this.#core.nodes.values()].some(
-        (node) =>
-          node.state === 'ready' &&
-          !queue.avoid.has(node.peerId) &&
-          !queue.cut.has(node.peerId) &&
-          mayEverStart(requirement, node),
-      )
-    for (const node of this.#core.nodes.values()) {
-      if (!node.connected || queue.cut.has(node.peerId)) continue
-      if (!canStart(requirement, node)) continue
-      if (isAvoidable && queue.avoid.has(node.peerId)) continue
-      const share = freeOf(node).cpus / Math.max(1, node.capacity.cpus)
-      if (share > bestShare) {
-        best = node
-        bestShare = share
-      }
-    }
-    return best
+  /** What the node can be granted may have changed. Cheap: it is looked at once, by `plan`. */
+  nodeChanged(node: NodeEntry): void {
+    this.#core.matcher.nodeChanged(node)
   }
 
-  #grant(job: Job, node: NodeEntry, requirement: Requirement): void {
-    const environment = environmentFor(requirement, node)
+  /** The first job of the class may be able to start. */
+  wakeClass(home: JobClass): void {
+    this.#core.queues.activate(home, 'fresh')
+  }
+
+  /** Grants the job, which is in no queue, to the node, which can start it. A job that runs gets one more attempt. */
+  grant(
+    job: Job,
+    node: NodeEntry,
+    requirement: Requirement,
+    environment: Environment | undefined = environmentFor(requirement, node),
+  ): void {
     if (environment === undefined) return
     const userland = userlandOfJob(requirement, environment)
     const action = makeAction(
@@ -199,7 +182,9 @@ export class Waiting {
       environment.system,
       fingerprintFor(requirement.isFetch, environment, requirement.tools),
     )
-    const cpus = Math.max(requirement.cpusMin, Math.min(requirement.cpusMax, freeOf(node).cpus))
+    // A subtree has no vector: whoever chooses the node there takes of it what is free.
+    const freeCpus = node.bundle === undefined ? freeOf(node).cpus : requirement.cpusMax
+    const cpus = Math.max(requirement.cpusMin, Math.min(requirement.cpusMax, freeCpus))
     const n = job.attempts.length + 1
     this.#core.fact({
       type: 'granted',
@@ -224,6 +209,7 @@ export class Waiting {
     const attempt = job.attempts.at(-1)
     if (attempt === undefined) return
     attempt.leaseUntilMs = this.#core.moment.nowMs + LEASE_MS + LEASE_SLACK_MS
+    attempt.waitedIn = requirement
     this.#core.attendance.reserve(node, attempt)
     this.#core.steps.bind(job.waiters, environment.system, userland)
     // Who waits for the same elsewhere, and may share this run, does.
@@ -233,12 +219,16 @@ export class Waiting {
       this.#core.effects.push({ type: 'step', step }, { type: 'request', request: step.request })
     }
     this.#core.effects.push({ type: 'desired', peerId: node.peerId })
+    this.#core.builders.watch(job)
   }
 
   /** A waiter has left the job: it is given up when it was the last one, else it may now ask for less. */
   left(job: Job): void {
-    if (job.waiters.size === 0) this.abandon(job)
-    else if (job.phase === 'waiting' && job.queue !== undefined) this.enqueue(job)
+    if (job.waiters.size === 0) {
+      this.#core.queues.remove(job)
+      this.#delayed.delete(job)
+      this.abandon(job)
+    } else if (job.phase === 'waiting' && job.queue !== undefined) this.enqueue(job)
   }
 
   /** Somebody needs it again. */
@@ -250,24 +240,20 @@ export class Waiting {
   abandon(job: Job): void {
     if (job.phase === 'closed' || !job.attempts.some(isLive)) return
     job.abandonedAtMs = this.#core.moment.nowMs
-    this.#abandoned.add(job)
+    this.#abandoned.set(job, job.abandonedAtMs + ABANDON_MS)
   }
 
   /** Jobs that no node can run any more are judged anew. */
   refreshWaiting(): void {
-    for (const queue of [...this.#core.queues.all]) {
-      if ([...this.#core.nodes.values()].some((node) => mayEverStart(queue.requirement, node)))
-        continue
-      for (const { job } of [...queue.items]) {
-        const mayChange =
-          job.waiters.size > 1 || [...job.waiters].some((step) => step.request.wire.noWait)
-        if (mayChange && job.phase === 'waiting') this.enqueue(job)
-      }
-    }
+    const { queues, profiles } = this.#core
+    for (const home of [...queues.all])
+      if (!profiles.isPossible(home.requirement))
+        for (const job of [...home.fickle]) if (job.phase === 'waiting') this.enqueue(job)
   }
 }
 
-function fingerprintFor(
+/** What names the userland in the action. */
+export function fingerprintFor(
   isFetch: boolean,
   environment: Parameters<typeof fingerprintOf>[0],
   tools: readonly string[],

@@ -451,11 +451,14 @@ test('scheduler: a waiter that some node would do for does not wait for one whos
 
 test('scheduler: a run out of memory fails only those who asked for no more', () => {
   const world = new World()
-  const node = world.node('n1', { memoryBytes: 4 * GIB })
+  const node = world.node('n1', { memoryBytes: 1 * GIB })
   world.submit('small', [derivation('a', { memoryBytes: 1 * GIB })])
   node.take()
   world.submit('large', [derivation('a', { memoryBytes: 2 * GIB })])
   node.finish({ ...failed, code: 'MESH0404', message: 'out of memory' })
+  // A bigger node comes too late for the one, who could not be given more when it ran out.
+  node.capacity = { ...node.capacity, memoryBytes: 4 * GIB }
+  node.tell()
   assert.deepEqual(
     [world.request('small').state, world.request('large').state],
     ['failed', 'active'],

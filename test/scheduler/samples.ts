@@ -90,6 +90,9 @@ export interface RequestOptions {
   readonly priority?: number
   readonly takesCopy?: boolean
   readonly wanted?: readonly string[]
+  readonly user?: string
+  readonly submittedAtWall?: number
+  readonly waitLimitMs?: number
 }
 
 export function requestWire(
@@ -99,7 +102,7 @@ export function requestWire(
 ): RequestWire {
   return {
     id: requestId(name),
-    user: 'test/local',
+    user: options.user ?? 'test/local',
     entry: { peerId: peerOf('entry'), name: 'entry' },
     graph: {
       v: 1,
@@ -111,7 +114,8 @@ export function requestWire(
     keepGoing: options.keepGoing ?? false,
     noWait: options.noWait ?? false,
     takesCopy: options.takesCopy ?? false,
-    submittedAtWall: 1_000_000,
+    ...(options.waitLimitMs === undefined ? {} : { waitLimitMs: options.waitLimitMs }),
+    submittedAtWall: options.submittedAtWall ?? 1_000_000,
   }
 }
 

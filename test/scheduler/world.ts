@@ -35,6 +35,8 @@ import {
 export class World {
   /** Who has a blob, besides those that the requests name. */
   readonly providers = new Map<Digest, string[]>()
+  /** Of the finished jobs those that are audited; holds from the next start of the owner on. */
+  auditShare = 0
   scheduler = this.#newScheduler()
   /** The journal. */
   readonly facts: Fact[] = []
@@ -63,6 +65,7 @@ export class World {
     return new Scheduler({
       selfId: peerOf('root'),
       providersOf: (digest) => this.providers.get(digest) ?? [],
+      auditShare: this.auditShare,
     })
   }
 
@@ -202,13 +205,20 @@ export class World {
   }
 }
 
+/** What a node tells of an attempt besides how it ended. */
+export type Told = Partial<Pick<FinishedAttempt, 'usage' | 'measured' | 'phases'>>
+
 export interface NodeOptions {
+  /** As it measured; undefined for one that does not. */
+  readonly speed?: number
   readonly cpus?: number
   readonly memoryBytes?: number
   readonly environments?: readonly Environment[]
   readonly roles?: readonly Role[]
   /** False: others cannot dial it. */
   readonly isOpen?: boolean
+  /** Equal for nodes of one machine. */
+  readonly loopback?: string
 }
 
 export class WorldNode {
@@ -218,11 +228,15 @@ export class WorldNode {
   environments: readonly Environment[]
   capacity: { cpus: number; memoryBytes: number; diskBytes: number }
   state: SyncMessage['state'] = 'ready'
+  speed: number | undefined
+  /** Processors that its attempts use, as it was told last. */
+  readonly allotments = new Map<string, number>()
   isConnected = false
   /** True: its messages do not arrive. */
   isSilent = false
   readonly roles: readonly Role[]
   readonly isOpen: boolean
+  readonly loopback: string | undefined
   note = ''
   readonly running = new Map<string, Grant>()
   readonly finished = new Map<string, FinishedAttempt>()
@@ -238,7 +252,9 @@ export class WorldNode {
     this.peerId = peerOf(name)
     this.roles = options.roles ?? ['worker']
     this.isOpen = options.isOpen ?? true
+    this.loopback = options.loopback
     this.environments = options.environments ?? [environment()]
+    this.speed = options.speed
     this.capacity = {
       cpus: options.cpus ?? 4,
       memoryBytes: options.memoryBytes ?? 16 * GIB,
@@ -271,6 +287,7 @@ export class WorldNode {
       roles: [...this.roles],
       addresses: this.isOpen ? ['/ip4/10.0.0.7/tcp/7421'] : [],
       http: null,
+      ...(this.loopback === undefined ? {} : { loopback: this.loopback }),
     }
     this.world.apply({
       type: 'node-up',
@@ -306,8 +323,14 @@ export class WorldNode {
       note: this.note,
       environments: [...this.environments],
       capacity: this.capacity,
-      running: this.attempts.map((attempt) => ({ attempt, phase: 'building', phases: {} })),
+      running: this.attempts.map((attempt) => ({
+        attempt,
+        phase: 'building',
+        phases: {},
+        held: { cpus: this.allotments.get(attempt) ?? 1, memoryBytes: 0, diskBytes: 0 },
+      })),
       finished: [...this.finished.values()],
+      ...(this.speed === undefined ? {} : { speed: this.speed }),
     }
     this.world.apply({
       type: 'sync',
@@ -321,10 +344,13 @@ export class WorldNode {
   take(): void {
     const desired = this.receive()
     if (desired === undefined) return
+    for (const { attempt, cpus } of desired.allotments)
+      if (this.running.has(attempt)) this.allotments.set(attempt, cpus)
     let hasChanged = false
     for (const grant of desired.grants) {
       if (this.running.has(grant.attempt.id) || this.finished.has(grant.attempt.id)) continue
       this.running.set(grant.attempt.id, grant)
+      this.allotments.set(grant.attempt.id, grant.attempt.allotted)
       hasChanged = true
     }
     for (const attempt of desired.cancel) {
@@ -352,13 +378,14 @@ export class WorldNode {
     return desired
   }
 
-  #end(attempt: string, outcome: AttemptOutcome): void {
+  #end(attempt: string, outcome: AttemptOutcome, told: Told = {}): void {
     this.finished.set(attempt, {
       attempt,
       outcome,
       usage: null,
       phases: {},
       bytes: { peer: 1, mirror: 0, local: 0 },
+      ...told,
     })
   }
 
@@ -372,20 +399,20 @@ export class WorldNode {
   }
 
   /** The attempt (the only one by default) succeeds. `made` replaces the outputs that hang on the action. */
-  build(attempt = this.#only(), made?: string | Entry): void {
+  build(attempt = this.#only(), made?: string | Entry, told?: Told): void {
     const grant = this.running.get(attempt)
     assert(grant !== undefined, `${attempt} runs on ${this.name}`)
     const result = resultOf(grant, made)
     this.running.delete(attempt)
     this.#results.set(attempt, result)
-    this.#end(attempt, { kind: 'built', result: unsigned(result) })
+    this.#end(attempt, { kind: 'built', result: unsigned(result) }, told)
     this.tell()
   }
 
   /** The attempt (the only one by default) ends otherwise. */
-  finish(outcome: AttemptOutcome, attempt = this.#only()): void {
+  finish(outcome: AttemptOutcome, attempt = this.#only(), told?: Told): void {
     this.running.delete(attempt)
-    this.#end(attempt, outcome)
+    this.#end(attempt, outcome, told)
     this.tell()
   }
 
