@@ -17,6 +17,7 @@ import {
   type BuildOutcome,
   type Report,
 } from './executor-protocol.ts'
+import { findMemoryGroups } from './memory-group.ts'
 import { PipePool } from './pipe-pool.ts'
 import { killLeftovers } from './process-list.ts'
 import { RunningBuild, type BuildDeps } from './running-build.ts'
@@ -39,7 +40,7 @@ const directory = sandboxDirectory(options.directory)
 const layout = await readHostLayout(directory)
 await using pipes = await PipePool.open(directory, layout)
 tell({ type: 'ready', sandbox })
-await serve({ clock, pipes, sandbox, layout })
+await serve({ clock, pipes, sandbox, layout, groups: findMemoryGroups() })
 alive.close()
 
 /** Until the daemon closes its end; then until all builds are dead. */
@@ -70,6 +71,9 @@ function handle(deps: BuildDeps, builds: Map<string, RunningBuild>, line: string
       return
     case 'limits':
       builds.get(order.attempt)?.setLimits(order.limits)
+      return
+    case 'jobs':
+      builds.get(order.attempt)?.setJobs(order.jobs)
       return
     case 'start': {
       const { attempt, isolation } = order.spec

@@ -8,6 +8,7 @@ import { z } from 'zod'
 import { parseWith } from '../wire/cbor.ts'
 import { Isolation } from '../wire/environment.ts'
 import { Usage } from '../wire/result.ts'
+import type { MemoryUse } from './memory-group.ts'
 
 /** Builds that one executor process runs at once; more are refused as a failure of the infrastructure. */
 export const BUILDS_MAX = 1024
@@ -56,7 +57,17 @@ export interface BuildSpec {
   readonly inputs: readonly BuildInput[]
   readonly network: boolean
   readonly limits: BuildLimits
+  /**
+   * Processors that it should use, kept in `control/jobs` of its directory, which it sees as JOBS_FILE.
+   * Absent for a build that is told of none.
+   */
+  readonly jobs?: number | undefined
+  /** The most memory that all of its processes may have, where control groups can be made. Absent: no limit. */
+  readonly memoryLimitBytes?: number | undefined
 }
+
+/** Where a build reads how many processors it should use: a decimal number and a line feed, replaced as a whole. */
+export const JOBS_FILE = '/build/control/jobs'
 
 export type BuildEnd =
   | { readonly kind: 'exited'; readonly code: number }
@@ -72,6 +83,10 @@ export interface BuildOutcome {
   readonly usage: Usage
   /** Size of the spool file. */
   readonly logBytes: number
+  /** Of all of its processes together; absent where it did not begin. */
+  readonly memory?: MemoryUse | undefined
+  /** What its directories held at its end. */
+  readonly diskBytes?: number | undefined
 }
 
 const text = z.string().refine((value) => !value.includes('\0'), 'NUL is not allowed')
@@ -104,6 +119,8 @@ const Spec: z.ZodType<BuildSpec> = z
     ),
     network: z.boolean(),
     limits: Limits,
+    jobs: z.int().min(1).optional(),
+    memoryLimitBytes: z.int().min(1).optional(),
   })
   .refine(({ inputs }) => !overlap(inputs), 'an input lies in another one')
 
@@ -137,6 +154,7 @@ const Order = z.discriminatedUnion('type', [
   z.object({ type: z.literal('start'), spec: Spec }),
   z.object({ type: z.literal('cancel'), attempt: z.string() }),
   z.object({ type: z.literal('limits'), attempt: z.string(), limits: Limits }),
+  z.object({ type: z.literal('jobs'), attempt: z.string(), jobs: z.int().min(1) }),
 ])
 export type Order = z.infer<typeof Order>
 
@@ -155,7 +173,15 @@ const Report = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('end'),
     attempt: z.string(),
-    outcome: z.object({ end: End, usage: Usage, logBytes: z.int() }),
+    outcome: z.object({
+      end: End,
+      usage: Usage,
+      logBytes: z.int(),
+      memory: z
+        .object({ peakBytes: z.int(), from: z.enum(['cgroup', 'sampled']), isOut: z.boolean() })
+        .optional(),
+      diskBytes: z.int().optional(),
+    }),
   }),
 ])
 export type Report = z.infer<typeof Report>

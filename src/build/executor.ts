@@ -45,6 +45,8 @@ export interface Build {
   readonly outcome: Promise<BuildOutcome>
   cancel(): void
   setLimits(limits: BuildLimits): void
+  /** Processors that it should use from now on. */
+  setJobs(jobs: number): void
   /** Called when the spool file grew to `sizeBytes`. */
   onLog(listener: (sizeBytes: number) => void): void
 }
@@ -78,12 +80,14 @@ class ActiveBuild implements Build {
   readonly #listeners: ((sizeBytes: number) => void)[] = []
   isSent = false
   limits: BuildLimits
+  jobs: number | undefined
   logBytes = 0
 
   constructor(spec: BuildSpec, order: (order: Order) => void) {
     const { promise, resolve } = Promise.withResolvers<BuildOutcome>()
     this.spec = spec
     this.limits = spec.limits
+    this.jobs = spec.jobs
     this.outcome = promise
     this.finish = resolve
     this.#order = order
@@ -97,6 +101,12 @@ class ActiveBuild implements Build {
   setLimits(limits: BuildLimits): void {
     this.limits = limits
     if (this.isSent) this.#order({ type: 'limits', attempt: this.spec.attempt, limits })
+  }
+
+  setJobs(jobs: number): void {
+    if (jobs === this.jobs) return
+    this.jobs = jobs
+    if (this.isSent) this.#order({ type: 'jobs', attempt: this.spec.attempt, jobs })
   }
 
   onLog(listener: (sizeBytes: number) => void): void {
@@ -260,7 +270,7 @@ class ProcessExecutor implements Executor {
 
   #sendStart(build: ActiveBuild): void {
     build.isSent = true
-    this.#send({ type: 'start', spec: { ...build.spec, limits: build.limits } })
+    this.#send({ type: 'start', spec: { ...build.spec, limits: build.limits, jobs: build.jobs } })
   }
 
   #send(order: Order): void {

@@ -12,7 +12,14 @@ import type { Clock, Timer } from '../base/clock.ts'
 import { hasCode, messageOf } from '../base/errors.ts'
 import type { LogStream } from '../wire/log-record.ts'
 import type { Usage } from '../wire/result.ts'
-import { copyInputs, makeAttemptDirectory, plainPath, takeOwnership } from './attempt-directory.ts'
+import {
+  copyInputs,
+  makeAttemptDirectory,
+  plainPath,
+  takeOwnership,
+  usedBytes,
+  writeJobs,
+} from './attempt-directory.ts'
 import type {
   BuildEnd,
   BuildLimits,
@@ -21,6 +28,7 @@ import type {
   SandboxChoice,
 } from './executor-protocol.ts'
 import { LogSpool } from './log-spool.ts'
+import { openMemoryMeter, type MemoryGroups, type MemoryMeter } from './memory-group.ts'
 import type { PipePool } from './pipe-pool.ts'
 import { childrenOf, DIRECTORY_VARIABLE, killLeftovers, killProcess } from './process-list.ts'
 import { parseReport, sandboxCommand } from './sandbox-command.ts'
@@ -32,6 +40,8 @@ export interface BuildDeps {
   readonly pipes: PipePool
   readonly sandbox: SandboxChoice
   readonly layout: HostLayout
+  /** Left out where memory need not be measured. */
+  readonly groups?: MemoryGroups
 }
 
 /** Between two tries to kill what did not end yet. */
@@ -63,6 +73,8 @@ export class RunningBuild {
   readonly #startedAtMs: number
   readonly #onLog: (sizeBytes: number) => void
   #limits: BuildLimits
+  #jobs: number | undefined
+  #meter: MemoryMeter | undefined
   #lastOutputAtMs: number
   #limitTimer: Timer | undefined
   #killTimer: Timer | undefined
@@ -75,6 +87,7 @@ export class RunningBuild {
     this.#deps = deps
     this.#spec = spec
     this.#limits = spec.limits
+    this.#jobs = spec.jobs
     this.#onLog = onLog
     this.#startedAtMs = deps.clock.nowMs()
     this.#lastOutputAtMs = this.#startedAtMs
@@ -88,6 +101,21 @@ export class RunningBuild {
   setLimits(limits: BuildLimits): void {
     this.#limits = limits
     if (this.#child !== undefined) this.#watch()
+  }
+
+  setJobs(jobs: number): void {
+    if (this.#spec.jobs === undefined) return
+    this.#jobs = jobs
+    // Before there is a child there may be no directory yet; it is written with the last number then.
+    if (this.#child === undefined || this.#over) return
+    try {
+      writeJobs(this.#spec.directory, jobs)
+    } catch (error) {
+      this.#kill({
+        kind: 'infrastructure',
+        message: `telling it how many processors it has: ${messageOf(error)}`,
+      })
+    }
   }
 
   async #run(): Promise<BuildOutcome> {
@@ -111,7 +139,20 @@ export class RunningBuild {
         message: `attempt ${this.#spec.attempt}: ${messageOf(error)}`,
       }
     }
-    return { end, usage: { wallMs: this.#elapsedMs(), ...usage }, logBytes: spool?.sizeBytes ?? 0 }
+    const wallMs = this.#elapsedMs()
+    const logBytes = spool?.sizeBytes ?? 0
+    return { end, usage: { wallMs, ...usage }, logBytes, ...(await this.#measure()) }
+  }
+
+  /** What it had of memory and disk. That it cannot be told costs nobody the build. */
+  async #measure(): Promise<Pick<BuildOutcome, 'memory' | 'diskBytes'>> {
+    const meter = this.#meter
+    if (meter === undefined) return {}
+    try {
+      return { memory: await meter.end(), diskBytes: await usedBytes(this.#spec.directory) }
+    } catch {
+      return {}
+    }
   }
 
   async #execute(
@@ -120,9 +161,15 @@ export class RunningBuild {
     const { clock, layout } = this.#deps
     const sealed = this.#spec.isolation === 'namespace'
     makeAttemptDirectory(this.#spec, sealed ? layout : undefined)
+    const jobs = this.#jobs
+    if (jobs !== undefined) writeJobs(this.#spec.directory, jobs)
     if (!sealed) await copyInputs(this.#spec)
     const [out, err] = [await this.#deps.pipes.take(), await this.#deps.pipes.take()]
     let started: Started | undefined
+    const { groups } = this.#deps
+    const { attempt, memoryLimitBytes: limitBytes } = this.#spec
+    if (groups !== undefined)
+      this.#meter = openMemoryMeter({ clock, groups }, { attempt, limitBytes })
     try {
       if (this.#killedBy === undefined)
         started = sealed
@@ -143,6 +190,7 @@ export class RunningBuild {
       return { end: this.#killedBy ?? { kind: 'cancelled' }, usage: { cpuMs: 0, maxRssBytes: 0 } }
     }
     this.#child = started.child
+    if (this.#jobs !== undefined && this.#jobs !== jobs) this.setJobs(this.#jobs)
     this.#watch()
     if (this.#killedBy !== undefined) this.#killNow()
     const ended = await started.ended
@@ -213,6 +261,8 @@ export class RunningBuild {
         channel.on('data', (bytes: Buffer) => {
           if (report.length < REPORT_CHARS_MAX) report += bytes.toString('latin1')
         })
+        // A helper has no child before it has read this: all of the build is in the group then.
+        this.#weigh(child)
         channel.end(input)
       }
       return { child, ended, report: () => Buffer.from(report, 'latin1').toString() }
@@ -232,7 +282,18 @@ export class RunningBuild {
       cwd: plainPath(spec, spec.cwd),
       detached: true,
     })
+    this.#weigh(child)
     return { child, ended: endOf(child), report: () => '' }
+  }
+
+  /** Begins to measure its memory. A build that cannot be measured is run all the same. */
+  #weigh({ pid }: ChildProcess): void {
+    if (pid === undefined) return
+    try {
+      this.#meter?.add(pid)
+    } catch {
+      // It may have ended already.
+    }
   }
 
   async #read(stream: LogStream, reader: Socket, spool: LogSpool): Promise<void> {

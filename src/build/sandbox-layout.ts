@@ -73,6 +73,8 @@ const ETC = {
   'nsswitch.conf':
     'passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n',
 } as const
+/** Directory of an attempt in which its build is told things while it runs. */
+export const CONTROL = 'control'
 /** Directories of an attempt that its build may write. */
 export const WRITABLE = ['work', 'out', 'home', 'tmp'] as const
 
@@ -117,6 +119,8 @@ export function placesOf(layout: HostLayout, spec: BuildSpec): Place[] {
   for (const name of WRITABLE)
     places.push({ kind: 'rw', from: join(spec.directory, name), at: `/build/${name}` })
   places.push({ kind: 'rw', from: join(spec.directory, 'tmp'), at: '/tmp' })
+  if (spec.jobs !== undefined)
+    places.push({ kind: 'dir', from: join(spec.directory, CONTROL), at: `/build/${CONTROL}` })
   for (const { path, source } of spec.inputs)
     places.push(
       source.kind === 'symlink'

@@ -11,6 +11,7 @@ import { join } from 'node:path'
 import type { Logger } from 'pino'
 import type { Clock, Timer } from '../base/clock.ts'
 import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { formatSize } from '../base/units.ts'
 import { mapLimited } from '../files/map-limited.ts'
 import { inlineFileWorkers, runJob, type FileWorkers } from '../files/workers/file-workers.ts'
 import type { BlobStore } from '../store/blob-store.ts'
@@ -18,7 +19,13 @@ import { BUILD_ROOT, decodeAction, type Action } from '../wire/action.ts'
 import { sha256, type BlobRef, type Digest } from '../wire/digest.ts'
 import type { BytesMoved, Phases } from '../wire/facts.ts'
 import { encodeLogRecord, LogDecoder } from '../wire/log-record.ts'
-import { signResult, type ActionResult, type Signer, type Usage } from '../wire/result.ts'
+import {
+  signResult,
+  type ActionResult,
+  type Measured,
+  type Signer,
+  type Usage,
+} from '../wire/result.ts'
 import { blobOf, type Entry } from '../wire/tree.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
 import type {
@@ -28,9 +35,12 @@ import type {
   Limits,
   RunningAttempt,
 } from '../wire/work-messages.ts'
+import type { AcceptanceChecks } from './acceptance-checks.ts'
 import { fetchSource } from './builtin-fetch.ts'
 import type { Build, BuildEnd, BuildInput, Executor } from './executor.ts'
+import { JOBS_FILE } from './executor-protocol.ts'
 import type { Materialised, MaterialisedTrees } from './materialised.ts'
+import type { MemoryUse } from './memory-group.ts'
 
 /** Inputs that are fetched and laid out at once per attempt. */
 const INPUTS_AT_ONCE = 8
@@ -58,9 +68,13 @@ export interface WorkerDeps {
   /** Without them attempts are cleared away on the main thread. */
   readonly workers?: FileWorkers
   readonly obtain: Obtain
+  /** Asked before an attempt begins. */
+  readonly checks?: AcceptanceChecks
   /** Keeps blobs, directories with all that is in them, in the store until it is disposed of. */
   readonly hold: (entries: readonly Entry[]) => Disposable
   readonly signer: Signer
+  /** How fast this machine is, as far as it is known. */
+  readonly speed?: () => number
   /** Called whenever `running` or `finished` have changed. */
   readonly onChange: () => void
 }
@@ -79,6 +93,8 @@ export interface Orders {
   readonly limits: readonly { readonly attempt: string; readonly limits: Limits }[]
   readonly cancel: readonly string[]
   readonly ack: readonly string[]
+  /** Processors for attempts that run; those that are not named go on with what they have. */
+  readonly allotments?: readonly { readonly attempt: string; readonly cpus: number }[] | undefined
 }
 
 interface Running {
@@ -92,6 +108,9 @@ interface Running {
   phaseSinceMs: number
   build: Build | undefined
   limits: Limits
+  /** Processors that it should use now. */
+  cpus: number
+  measured: Measured | undefined
   logBytes: number
 }
 
@@ -132,10 +151,11 @@ export class Worker {
   }
 
   get running(): RunningAttempt[] {
-    return [...this.#running.values()].map(({ lease, phase, phases }) => ({
+    return [...this.#running.values()].map(({ lease, phase, phases, cpus }) => ({
       attempt: lease.attempt,
       phase,
       phases,
+      held: { cpus, memoryBytes: lease.memoryBytes, diskBytes: lease.diskBytes },
     }))
   }
 
@@ -153,6 +173,12 @@ export class Worker {
       if (running === undefined || sameLimits(running.limits, limits)) continue
       running.limits = limits
       running.build?.setLimits(limits)
+    }
+    for (const { attempt, cpus } of orders.allotments ?? []) {
+      const running = this.#running.get(attempt)
+      if (running === undefined || running.cpus === cpus) continue
+      running.cpus = cpus
+      running.build?.setJobs(cpus)
     }
     for (const attempt of orders.cancel)
       this.#running.get(attempt)?.abort.abort(new MeshError('MESH0304', 'nobody needs it any more'))
@@ -202,6 +228,8 @@ export class Worker {
       phaseSinceMs: this.#deps.clock.nowMs(),
       build: undefined,
       limits: lease.limits,
+      cpus: Math.max(1, lease.cpus),
+      measured: undefined,
       logBytes: 0,
     }
     this.#running.set(lease.attempt, running)
@@ -219,10 +247,17 @@ export class Worker {
         throw new MeshError('MESH0505', `${FINISHED_MAX} outcomes wait for their owner already`)
       const action = decodeAction(lease.action)
       await mkdir(running.directory, { mode: 0o711 })
-      ;({ outcome, usage } =
-        lease.urls.length > 0 || action.fetch !== undefined
-          ? await this.#fetch(running, action)
-          : await this.#build(running, action))
+      const { directory, abort } = running
+      const refused = await this.#deps.checks?.ask(lease, action, {
+        directory,
+        signal: abort.signal,
+      })
+      if (refused !== undefined) outcome = refused
+      else
+        ({ outcome, usage } =
+          lease.urls.length > 0 || action.fetch !== undefined
+            ? await this.#fetch(running, action)
+            : await this.#build(running, action))
     } catch (error) {
       outcome = outcomeOfError(error, running.abort.signal)
       if (outcome.kind === 'infrastructure')
@@ -238,6 +273,7 @@ export class Worker {
       usage,
       phases: running.phases,
       bytes: running.bytes,
+      ...(running.measured === undefined ? {} : { measured: running.measured }),
     })
     this.#running.delete(lease.attempt)
     for (const listener of running.listeners) listener()
@@ -301,7 +337,8 @@ export class Worker {
         argv: action.argv,
         env: {
           ...action.env,
-          MESH_JOBS: String(lease.cpus),
+          MESH_JOBS: String(running.cpus),
+          MESH_JOBS_FILE: JOBS_FILE,
           MESH_JOB: lease.job,
           MESH_NODE: this.#options.name,
           MESH_SYSTEM: action.system,
@@ -310,6 +347,8 @@ export class Worker {
         inputs,
         network: action.network,
         limits: running.limits,
+        jobs: running.cpus,
+        memoryLimitBytes: lease.memoryLimitBytes,
       })
       running.build = build
       build.onLog((sizeBytes) => {
@@ -318,13 +357,42 @@ export class Worker {
       })
       const onAbort = (): void => build.cancel()
       abort.signal.addEventListener('abort', onAbort, { once: true })
-      const { end, usage } = await build.outcome
+      const { end, usage, memory, diskBytes = 0 } = await build.outcome
       abort.signal.removeEventListener('abort', onAbort)
+      running.measured = this.#measured(usage, memory, diskBytes)
       this.#enter(running, 'uploading')
+      if (memory?.isOut === true && !isWell(end))
+        return { outcome: await this.#outOfMemory(running, end, memory), usage }
       return { outcome: await this.#outcomeOf(running, action, end, usage), usage }
     } finally {
       for (const materialised of held) materialised.release()
     }
+  }
+
+  #measured(usage: Usage, memory: MemoryUse | undefined, diskBytes: number): Measured {
+    const { speed } = this.#deps
+    // Whoever was looked at too late is known by its largest process, which is told in any case.
+    const isSeen = memory !== undefined && memory.peakBytes >= usage.maxRssBytes
+    return {
+      memoryBytes: isSeen ? memory.peakBytes : usage.maxRssBytes,
+      memoryFrom: isSeen ? memory.from : 'largest-process',
+      diskBytes,
+      ...(speed === undefined ? {} : { speed: speed() }),
+    }
+  }
+
+  async #outOfMemory(running: Running, end: BuildEnd, memory: MemoryUse): Promise<AttemptOutcome> {
+    const { memoryLimitBytes } = running.lease
+    const limit =
+      memoryLimitBytes === undefined
+        ? `the machine had no more, and it was seen to have ${formatSize(memory.peakBytes)}`
+        : `it may have ${formatSize(memoryLimitBytes)}`
+    return this.#failed(
+      running,
+      'MESH0404',
+      `the kernel ended a process of it for want of memory: ${limit}`,
+      exitCodeOf(end),
+    )
   }
 
   async #obtainInputs(running: Running, action: Action): Promise<void> {
@@ -600,6 +668,17 @@ function outcomeOfError(error: unknown, signal: AbortSignal): AttemptOutcome {
     code: isFull ? 'MESH0503' : 'MESH0505',
     message: messageOf(error).slice(0, 4096),
   }
+}
+
+function isWell(end: BuildEnd): boolean {
+  return (
+    end.kind === 'cancelled' || end.kind === 'limit' || (end.kind === 'exited' && end.code === 0)
+  )
+}
+
+function exitCodeOf(end: BuildEnd): number {
+  if (end.kind === 'exited') return end.code
+  return end.kind === 'signalled' ? 128 + (SIGNALS[end.signal] ?? 0) : 1
 }
 
 function sameLimits(a: Limits, b: Limits): boolean {
