@@ -32,14 +32,14 @@ import { openPublic, urlOf } from './doors/public-server.ts'
 import { openIdentity } from './process/identity.ts'
 import { openHost } from './links/libp2p-host.ts'
 import { admits, Links, PROTOCOLS } from './links/links.ts'
-import { openLocalAuthority, type LocalAuthority } from './owner/local-authority.ts'
+import { openLocalAuthority } from './owner/local-authority.ts'
 import { Logs } from './doors/logs.ts'
 import { openMetrics } from './doors/metrics.ts'
 import { mirrorViews, openMirrorRole } from './mirror/mirrors.ts'
 import { testMirrors } from './mirror/test-mirror.ts'
 import { openNodeDirectory } from './process/node-directory.ts'
 import { describeWorker, freeBytes, openNodeWorker } from './node-worker.ts'
-import { openRemoteAuthority } from './remote-authority.ts'
+import { openTreeAuthority } from './tree/tree-authority.ts'
 import { statusOf } from './doors/status.ts'
 import { requestFrom } from './doors/submission.ts'
 import { packageVersion } from './process/version.ts'
@@ -185,12 +185,12 @@ async function assemble(
 
   const metrics = openMetrics({
     version,
-    totals: () => local?.totals(),
+    totals: () => local.totals(),
     store: () => store.stats(),
     transferred: () => ({ sent: blobs.served.bytes, ...blobs.fetcher.totals }),
     mirror: () => mirror?.stats(),
     lookups: () => authority.finding.counts,
-    relayedBytes: () => local?.relayedBytes ?? 0,
+    relayedBytes: () => local.relayedBytes,
   })
   const http =
     config.http === undefined
@@ -225,30 +225,42 @@ async function assemble(
   const boot = randomId(random, 'b', 16)
   const links = new Links(
     { clock, log, host },
-    { mesh: version, boot, record, epoch: () => local?.epoch ?? 0 },
+    { mesh: version, boot, record, epoch: () => local.epoch },
   )
-  const local: LocalAuthority | undefined =
-    config.parents.length > 0
-      ? undefined
-      : await openLocalAuthority(
-          { clock, random, log, actions, blobs, store, signer, sessions, self: record },
-          { directory: at('journal'), hello: { mesh: version, protocols: PROTOCOLS, boot } },
-        )
+  const local = await openLocalAuthority(
+    {
+      clock,
+      random,
+      log,
+      actions,
+      blobs,
+      store,
+      signer,
+      sessions,
+      self: record,
+      hasParents: config.parents.length > 0,
+      auditShare: config.auditShare,
+      shares: config.shares,
+    },
+    { directory: at('journal'), hello: { mesh: version, protocols: PROTOCOLS, boot } },
+  )
   const authority: Authority = stack.use(
-    local ??
-      (await openRemoteAuthority(
-        {
-          clock,
-          random,
-          log,
-          blobs,
-          store,
-          sessions,
-          connect: (address, handlers, signal) => links.dial(address, handlers, signal),
-          onParent: () => plane.tokens.renew(),
-        },
-        { directory: at('outbox'), addresses: config.parents },
-      )),
+    config.parents.length === 0
+      ? local
+      : await openTreeAuthority(
+          {
+            clock,
+            random,
+            log,
+            blobs,
+            store,
+            local,
+            self: record,
+            connect: (address, handlers, signal) => links.dial(address, handlers, signal),
+            onParent: () => plane.tokens.renew(),
+          },
+          { directory: at('outbox'), addresses: config.parents },
+        ),
   )
 
   const logs = new Logs({
@@ -283,6 +295,7 @@ async function assemble(
             freeBytes: await freeBytes(config.data),
           },
           draining: offer?.isDraining ?? false,
+          drain: local.ownDrain,
         }),
       async submit(id, body) {
         await authority.submit(
@@ -324,7 +337,7 @@ async function assemble(
       chunks,
       actions,
       announcer: authority.finding.announcer,
-      isElsewhere: (digest) => local?.providersOf(digest).some((peer) => peer !== peerId) === true,
+      isElsewhere: (digest) => local.providersOf(digest).some((peer) => peer !== peerId),
     }),
   )
   authority.start(record())

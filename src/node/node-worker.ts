@@ -4,8 +4,10 @@ import { join } from 'node:path'
 import type { Logger } from 'pino'
 import type { Clock } from '../base/clock.ts'
 import type { Executor } from '../build/executor.ts'
+import { acceptanceChecks } from '../build/acceptance-checks.ts'
 import { cpusOf, memoryBytesOf, openHostEnvironment } from '../build/host-environment.ts'
 import { openMaterialised } from '../build/materialised.ts'
+import { measureSpeed } from '../build/measure-speed.ts'
 import { Worker } from '../build/worker.ts'
 import { formatSize } from '../base/units.ts'
 import type { FileWorkers } from '../files/workers/file-workers.ts'
@@ -48,7 +50,16 @@ export async function openNodeWorker(
       obtain: (entry, options) => blobs.obtain(entry, options),
       hold: (entries) => store.leases.use(entries.filter((entry) => entry.kind !== 'symlink')),
       signer,
+      speed: () => sessions.offer?.speed ?? 1,
       onChange: () => sessions.changed(),
+      ...(config.checks.length === 0
+        ? {}
+        : {
+            checks: acceptanceChecks(
+              { executor, onNote: (note) => sessions.checked(note) },
+              { paths: config.checks, node: config.name },
+            ),
+          }),
     },
     { name: config.name, directory: join(config.data, 'build'), mirrors: config.mirrors },
   )
@@ -60,11 +71,23 @@ export async function openNodeWorker(
   const sessions = new Sessions(worker, new Offer({ host, log }, capacity))
   await worker.start()
   stack.defer(() => worker.stop())
+  void tellSpeed(sessions, log)
   for (const reason of executor.sandbox.reasons)
     log.info({ reason }, 'a stronger sandbox was not taken')
   if (executor.sandbox.method === 'none')
     log.warn('builds run without walls: this node serves only derivations that say sealed = false')
   return sessions
+}
+
+/** Without a measurement a node counts as the reference machine until jobs show better. */
+async function tellSpeed(sessions: Sessions, log: Logger): Promise<void> {
+  try {
+    const speed = await measureSpeed()
+    log.info({ speed }, 'speed of a processor was measured')
+    sessions.measured(speed)
+  } catch (error) {
+    log.warn({ err: error }, 'speed of a processor could not be measured')
+  }
 }
 
 export async function freeBytes(path: string): Promise<number> {

@@ -259,6 +259,14 @@ function shownConfig({ settings, file }: Resolution, config: Config): string {
         : `${setting.key} = ${setting.toml}`
     lines.push(`${assignment.padEnd(48)}  # ${setting.source}`)
   }
+  for (const { name, users, weight } of config.shares.groups)
+    lines.push(
+      '',
+      '[[shares.group]]',
+      `name = ${JSON.stringify(name)}`,
+      `users = [${users.map((user) => JSON.stringify(user)).join(', ')}]`,
+      `weight = ${weight}`,
+    )
   if (config.allow === 'any') lines.push('', '# warning: every peer is admitted')
   return `${lines.join('\n')}\n`
 }

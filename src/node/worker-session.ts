@@ -38,6 +38,8 @@ export class Offer {
   readonly #tools = new Map<string, Digest | null>()
   #probing = Promise.resolve(false)
   capacity: Resources
+  /** As it was measured; undefined while it is not. */
+  speed: number | undefined
   isDraining = false
   note = ''
 
@@ -112,6 +114,7 @@ export class WorkerSession {
       capacity: offer?.capacity ?? { cpus: 0, memoryBytes: 0, diskBytes: 0 },
       running: worker?.running ?? [],
       finished: worker?.finished ?? [],
+      ...(offer?.speed === undefined ? {} : { speed: offer.speed }),
     }
   }
 
@@ -145,6 +148,18 @@ export class Sessions {
   }
   set room(room: Room) {
     this.#room = room
+    this.changed()
+  }
+
+  /** The node's own checks said what is wrong with them; an empty text for nothing. */
+  checked(note: string): void {
+    if (this.offer === undefined || this.offer.note === note) return
+    this.offer.note = note
+    this.changed()
+  }
+
+  measured(speed: number): void {
+    if (this.offer !== undefined) this.offer.speed = speed
     this.changed()
   }
 

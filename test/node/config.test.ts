@@ -59,6 +59,9 @@ test('config: without any setting one machine is root, worker and store on loopb
     floorBytes: undefined,
     allow: 'loopback',
     isolation: 'auto',
+    checks: [],
+    auditShare: 0,
+    shares: { halfLifeMs: 4 * 3600 * 1000, groups: [] },
     log: { level: 'info', format: 'json' },
     drainDeadlineMs: 30_000,
   })
@@ -169,7 +172,7 @@ test('config: an unknown key is shown with its line and the nearest known one', 
         'MESH0104',
         '/etc/mesh/mesh.toml:5:2',
         'unknown key "slots" in [worker]\n5 | \tslots = 8\n  | \t^',
-        'known: cpus, memory, isolation',
+        'known: cpus, memory, isolation, checks',
       ],
       [
         'MESH0104',
@@ -351,6 +354,15 @@ test('config: the variables of the service manager are taken away from later chi
   )
 })
 
+test('config: the share of audits is a percentage', () => {
+  const shareOf = (text: string): number => loadConfig(['--audit', text], {}, machine()).auditShare
+  assert.equal(shareOf('5%'), 0.05)
+  assert.equal(shareOf('0.5%'), 0.005)
+  assert.equal(shareOf('100%'), 1)
+  for (const text of ['5', '101%', '-1%', '%', '1e1%'])
+    assert.throws(() => shareOf(text), /expected a percentage from 0% to 100%/)
+})
+
 test('config: every setting is in docs/configuration.md with its three names', () => {
   const docs = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8')
   const { settings } = resolveConfig(readCommandLine([]), {}, machine())
@@ -361,4 +373,13 @@ test('config: every setting is in docs/configuration.md with its three names', (
   assert.deepEqual(Object.keys(configSchema().properties ?? {}), [
     ...new Set(settings.map(({ section }) => section)),
   ])
+})
+
+test('config: checks are absolute paths outside of what a build sees, at most eight', () => {
+  assert.deepEqual(load(['--check', '/usr/bin/a', '--check', '/b']).checks, ['/usr/bin/a', '/b'])
+  assert.deepEqual(load([], { MESH_CHECK: '/a,/b' }).checks, ['/a', '/b'])
+  for (const path of ['check.sh', '', '/build/check', '/build'])
+    assert.equal(errorOf(() => load(['--check', path])).code, 'MESH0104', path)
+  const many = Array.from({ length: 9 }, (_, at) => `--check=/c${at}`)
+  assert.equal(errorOf(() => load(many)).code, 'MESH0104')
 })

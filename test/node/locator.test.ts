@@ -44,7 +44,8 @@ class Mesh {
     clock: this.clock,
     random,
     log,
-    nodes: () => this.nodes,
+    recordOf: (peerId) => this.#present(peerId),
+    stores: () => this.#stores(),
     self: () => this.#self,
     callDown: async (peerId, call) => {
       this.carried.push({ peerId, call })
@@ -56,6 +57,17 @@ class Mesh {
     },
   })
   readonly #self: PeerRecord = hello(OWNER, 'root').record
+
+  #present(peerId: string): PeerRecord | undefined {
+    const node = this.nodes.get(peerId)
+    return node?.connected === true ? node.record : undefined
+  }
+
+  #stores(): PeerRecord[] {
+    return [...this.nodes.values()].flatMap(({ connected, record }) =>
+      connected && record.roles.includes('store') ? [record] : [],
+    )
+  }
 
   join(name: string, options: { readonly roles?: PeerRecord['roles'] } = {}): string {
     const peerId = peerIdOf(this.nodes.size)

@@ -65,3 +65,10 @@ export function isLoopback(host: string): boolean {
 export function isHttpUrl(text: string): boolean {
   return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)
 }
+
+/** `5%`, `0.5%`: as a part of one. */
+export function parsePercent(text: string): number | undefined {
+  const digits = /^(\d{1,3}(?:\.\d{1,4})?)\s?%$/.exec(text)?.[1]
+  const percent = Number(digits ?? Number.NaN)
+  return percent >= 0 && percent <= 100 ? percent / 100 : undefined
+}

@@ -21,8 +21,10 @@ import {
   parseDialAddress,
   parseHostPort,
   parseListenAddress,
+  parsePercent,
   type HostPort,
 } from './config-values.ts'
+import { GROUP_KEYS, shareConfigOf, ShareSettings, type ShareConfig } from './share-settings.ts'
 
 /** The resolved settings of one daemon. */
 export interface Config {
@@ -51,6 +53,12 @@ export interface Config {
   readonly allow: readonly string[] | 'any' | 'loopback'
   /** `process`: no walls around builds even where there could be some; they are then unsealed. */
   readonly isolation: 'auto' | 'process'
+  /** Absolute paths of programs that are asked before an attempt begins. */
+  readonly checks: readonly string[]
+  /** Of the finished jobs of this owner those that are built again on idle nodes, from 0 to 1. */
+  readonly auditShare: number
+  /** Of an owner: how its nodes are divided among users. */
+  readonly shares: ShareConfig
   readonly log: { readonly level: LogLevel; readonly format: 'json' | 'pretty' }
   readonly drainDeadlineMs: number
 }
@@ -61,12 +69,17 @@ type LogLevel = (typeof LOG_LEVELS)[number]
 const ADDRESSES_MAX = 16
 const ALLOWED_PEERS_MAX = 10_000
 const CPUS_MAX = 4096
+const CHECKS_MAX = 8
 const FILE_BYTES_MAX = 1024 * 1024
 /** The longest delay of a timer: 2^31 - 1 ms, 24 days. */
 const DRAIN_MS_MAX = 2 ** 31 - 1
 
 const written = (isRight: (value: string) => boolean, form: string) =>
   z.string().max(4096).refine(isRight, `expected ${form}`)
+
+/** `/build` is what a build sees there, which a check is not in. */
+const isCheckPath = (path: string): boolean =>
+  isAbsolute(path) && !path.includes('\0') && !/^\/build(?:\/|$)/.test(path)
 
 /** The configuration file; flags and environment variables set the same values. */
 const Settings = z.strictObject({
@@ -135,6 +148,11 @@ const Settings = z.strictObject({
         .enum(['auto', 'process'])
         .default('auto')
         .describe('auto: the strongest there is; process: no walls, unsealed'),
+      checks: z
+        .array(written(isCheckPath, 'an absolute path, not below /build'))
+        .max(CHECKS_MAX)
+        .default([])
+        .describe('program that may refuse a job before it begins'),
     })
     .prefault({}),
   store: z
@@ -158,6 +176,17 @@ const Settings = z.strictObject({
         .describe('left free on its disk (default: auto, 5 % or 10 GiB)'),
     })
     .prefault({}),
+  audit: z
+    .strictObject({
+      share: written(
+        (text) => parsePercent(text) !== undefined,
+        'a percentage from 0% to 100% such as "5%"',
+      )
+        .default('0%')
+        .describe('of the finished jobs, build so many again when idle'),
+    })
+    .prefault({}),
+  shares: ShareSettings.prefault({}),
   http: z
     .strictObject({
       listen: written(
@@ -240,6 +269,14 @@ const SETTINGS: readonly SettingSpec[] = [
   { section: 'worker', key: 'memory', flag: 'memory', env: 'MESH_MEMORY', value: 'SIZE' },
   { section: 'worker', key: 'isolation', flag: 'isolation', env: 'MESH_ISOLATION', value: 'KIND' },
   {
+    section: 'worker',
+    key: 'checks',
+    flag: 'check',
+    env: 'MESH_CHECK',
+    value: 'PATH',
+    isList: true,
+  },
+  {
     section: 'store',
     key: 'mirrors',
     flag: 'mirror',
@@ -254,6 +291,14 @@ const SETTINGS: readonly SettingSpec[] = [
     flag: 'keep-free',
     env: 'MESH_KEEP_FREE',
     value: 'SIZE',
+  },
+  { section: 'audit', key: 'share', flag: 'audit', env: 'MESH_AUDIT', value: 'SHARE' },
+  {
+    section: 'shares',
+    key: 'half-life',
+    flag: 'share-half-life',
+    env: 'MESH_SHARE_HALF_LIFE',
+    value: 'TIME',
   },
   { section: 'http', key: 'listen', flag: 'http', env: 'MESH_HTTP', value: 'HOST:PORT|none' },
   {
@@ -577,15 +622,18 @@ function fileProblems(file: ConfigFile, issue: z.core.$ZodIssue): MeshError[] {
     return [file.errorAt('value', issue.path, `${issue.path.join('.')}: ${issue.message}`)]
   const [section] = issue.path
   const known =
-    section === undefined
-      ? Object.keys(Settings.shape)
-      : SETTINGS.filter((spec) => spec.section === section).map(({ key }) => key)
+    section === undefined ? Object.keys(Settings.shape) : knownKeys(section, issue.path.length)
   const place = section === undefined ? 'at the top' : `in [${String(section)}]`
   return issue.keys.map((key) =>
     file.errorAt('key', [...issue.path, key], `unknown key ${JSON.stringify(key)} ${place}`, [
       hintFor(key, known),
     ]),
   )
+}
+
+function knownKeys(section: PropertyKey, depth: number): readonly string[] {
+  if (section === 'shares') return depth > 1 ? GROUP_KEYS : Object.keys(ShareSettings.shape)
+  return SETTINGS.filter((spec) => spec.section === section).map(({ key }) => key)
 }
 
 function hintFor(key: string, known: readonly string[]): string {
@@ -668,7 +716,7 @@ function exposureProblems(
 }
 
 function configOf(
-  { node, worker, store, http, log, shutdown }: FilledSettings,
+  { node, worker, store, audit, shares, http, log, shutdown }: FilledSettings,
   io: ConfigIo,
 ): Config {
   const { cpus } = worker
@@ -688,6 +736,9 @@ function configOf(
     mirrors: store.mirrors.map((url) => (url.endsWith('/') ? url : `${url}/`)),
     allow: node.allow?.includes('any') ? 'any' : (node.allow ?? 'loopback'),
     isolation: worker.isolation,
+    checks: worker.checks,
+    auditShare: checked(parsePercent(audit.share)),
+    shares: shareConfigOf(shares),
     log: {
       level: log.level,
       format: log.format === 'auto' ? (io.isTty ? 'pretty' : 'json') : log.format,

@@ -187,15 +187,23 @@ export class Logs {
     }
   }
 
-  /** A channel to the node, or to the parent, which passes it on. */
+  /** A channel to the node, or to the next one on the way there, which passes it on. */
   async #open(peerId: string, signal: AbortSignal): Promise<FrameChannel> {
     const { host, authority } = this.#deps
-    const hop = host.isConnected(peerId) ? peerId : authority.parentId()
+    const hop = host.isConnected(peerId) ? peerId : authority.hopTo(peerId)
     if (hop === undefined) throw new MeshError('MESH0505', 'the node that runs it is not connected')
     return host.open({ peerId: hop, addresses: [] }, LOG_PROTOCOL, {
       frameBytesMax: LOG_FRAME_BYTES_MAX,
       signal,
     })
+  }
+
+  /** Whether this node has it, or leads to who has it. Nothing goes back to where it came from. */
+  #hasWay(peerId: string, from: string): boolean {
+    const { selfId, host, authority } = this.#deps
+    if (peerId === selfId || host.isConnected(peerId)) return true
+    const hop = authority.hopTo(peerId)
+    return hop !== undefined && hop !== from
   }
 
   /** Answers one channel: from the worker here, or by passing it on. */
@@ -208,7 +216,7 @@ export class Logs {
       if (first === undefined) return
       const request: LogRequest = decodeObject(LogRequest, first, 'log request')
       const target: LogTarget = { attempt: request.attempt, peerId: request.peerId, isLive: true }
-      if (request.peerId !== this.#deps.selfId && !this.#deps.host.isConnected(request.peerId)) {
+      if (!this.#hasWay(request.peerId, channel.remotePeer)) {
         await channel.send(Uint8Array.of(END_ABSENT))
         return
       }

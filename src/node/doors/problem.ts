@@ -38,6 +38,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   MESH0503: 507,
   MESH0601: 404,
   MESH0603: 403,
+  MESH0604: 409,
 }
 
 function statusOf(error: MeshError): number {

@@ -30,6 +30,8 @@ export async function statusOf(
     readonly user: string
     readonly store: Status['store']
     readonly draining: boolean
+    /** By an operator, here or above. */
+    readonly drain: Status['drain']
   },
 ): Promise<Status> {
   const answer = await authority.answer({
@@ -59,7 +61,8 @@ export async function statusOf(
     jobs,
     requests: { active: activeRequests, local: authority.waiting.size },
     store: own.store,
-    draining: own.draining,
+    draining: own.draining || own.drain !== undefined,
+    ...(own.drain === undefined ? {} : { drain: own.drain }),
     problems: authority.problems(),
   }
 }

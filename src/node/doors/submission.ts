@@ -23,6 +23,7 @@ export function requestFrom(
     keepGoing: submission.keepGoing,
     noWait: submission.noWait,
     takesCopy: submission.takesCopy,
+    ...(submission.waitLimitMs === undefined ? {} : { waitLimitMs: submission.waitLimitMs }),
     submittedAtWall: by.wallMs,
   }
 }

@@ -12,7 +12,9 @@ import {
   CAS_PROTOCOL,
   FEATURE_ANNOUNCE,
   FEATURE_KEEP,
+  FEATURE_REFUSE,
   FEATURE_TOKEN,
+  FEATURE_TREE,
   LOG_PROTOCOL,
   WORK_PROTOCOL,
   WORK_VERSION,
@@ -51,7 +53,7 @@ export class Links {
     this.#hello = () => ({
       type: 'hello',
       versions: WORK_VERSION,
-      features: [FEATURE_TOKEN, FEATURE_ANNOUNCE, FEATURE_KEEP],
+      features: [FEATURE_TOKEN, FEATURE_ANNOUNCE, FEATURE_KEEP, FEATURE_TREE, FEATURE_REFUSE],
       mesh: own.mesh,
       protocols: PROTOCOLS,
       record: own.record(),

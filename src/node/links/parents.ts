@@ -5,18 +5,14 @@
  * connect, and is told of each new link.
  */
 import type { Logger } from 'pino'
-import { backoffMs } from '../../base/backoff.ts'
 import { deadline, sleep, type Clock } from '../../base/clock.ts'
 import { MeshError, messageOf } from '../../base/errors.ts'
 import type { Random } from '../../base/random.ts'
+import { ParentRounds } from './parent-rounds.ts'
 import type { PeerLink } from './peer-link.ts'
 
-/** Waits between rounds over all addresses. */
-const BACKOFF = { firstMs: 250, maxMs: 15_000 } as const
 /** Dialling and the first messages at one address. */
 const CONNECT_MS_MAX = 15_000
-/** A link that lived this long is replaced at once; one that ended earlier counts as a failed try. */
-const STABLE_MS = 10_000
 
 export interface ParentStatus {
   readonly address: string
@@ -99,42 +95,40 @@ class ParentSupervisor implements Parents {
 
   async #run(): Promise<void> {
     const { clock, random } = this.#deps
+    const { addresses } = this.#options
     const { signal } = this.#stopping
-    let failures = 0
+    const rounds = new ParentRounds(addresses.length)
     while (!signal.aborted) {
-      if (failures > 0) {
+      const { at, delayMs } = rounds.next(random)
+      if (delayMs > 0) {
         try {
-          await sleep(clock, backoffMs(random, failures, BACKOFF), signal)
+          await sleep(clock, delayMs, signal)
         } catch (error) {
           if (signal.aborted) return
           throw error
         }
       }
-      failures += 1
-      const livedMs = await this.#tryAll()
-      if (livedMs >= STABLE_MS) failures = 0
+      const livedMs = await this.#try(addresses[at] ?? '')
+      if (livedMs === undefined) rounds.failed()
+      else rounds.ended(livedMs)
     }
   }
 
-  /** How long the link lived that was made; 0 without one. */
-  async #tryAll(): Promise<number> {
+  /** How long the link lived that was made; undefined without one. */
+  async #try(address: string): Promise<number | undefined> {
     const { clock } = this.#deps
     const { signal } = this.#stopping
-    for (const address of this.#options.addresses) {
-      const link = await this.#connect(address)
-      if (signal.aborted) link?.close('this node is stopping')
-      if (signal.aborted) return 0
-      if (link === undefined) continue
-      const sinceMs = clock.nowMs()
-      this.#current = { address, link }
-      this.#errors.delete(address)
-      this.#options.onLink(link)
-      const reason = await link.closed
-      this.#current = undefined
-      this.#errors.set(address, reason)
-      return clock.nowMs() - sinceMs
-    }
-    return 0
+    const link = await this.#connect(address)
+    if (signal.aborted) link?.close('this node is stopping')
+    if (signal.aborted || link === undefined) return undefined
+    const sinceMs = clock.nowMs()
+    this.#current = { address, link }
+    this.#errors.delete(address)
+    this.#options.onLink(link)
+    const reason = await link.closed
+    this.#current = undefined
+    this.#errors.set(address, reason)
+    return clock.nowMs() - sinceMs
   }
 
   async #connect(address: string): Promise<PeerLink | undefined> {

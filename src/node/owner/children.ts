@@ -1,22 +1,17 @@
 /** The owner's side of its nodes: the links of children, this node's own worker, and what they are sent. */
 import type { Logger } from 'pino'
+import type { z } from 'zod'
 import { MeshError } from '../../base/errors.ts'
-import { encodeAction } from '../../wire/action.ts'
-import { WORK_FRAME_BYTES_MAX } from '../../wire/frame-channel.ts'
-import type { DesiredMessage, Lease } from '../../wire/work-messages.ts'
-import type { Grant } from '../../scheduler/events.ts'
+import { encodeObject } from '../../wire/cbor.ts'
+import type { PeerRecord } from '../../wire/peer-record.ts'
+import { Call, Done, FEATURE_TREE, type DesiredMessage } from '../../wire/work-messages.ts'
+import { desiredMessage } from './desired-message.ts'
 import type { Locator } from './locator.ts'
 import type { NodePort, Owner } from './owner.ts'
 import type { LinkHandlers, PeerLink } from '../links/peer-link.ts'
 
 /** Links of children; more are refused. */
 const CHILDREN_MAX = 4_000
-
-/** Of the grants in one message, by a generous guess at what a lease takes beside its action. */
-const GRANT_BYTES_MAX = WORK_FRAME_BYTES_MAX / 4
-const HINT_BYTES = 64
-const PEER_BYTES = 512
-const LEASE_BYTES = 4096
 
 interface Child {
   readonly link: PeerLink
@@ -27,6 +22,9 @@ interface ChildrenDeps {
   readonly owner: Owner
   readonly locator: Locator
   readonly log: Logger
+  readonly self: () => PeerRecord
+  /** Nodes below came, went or moved. */
+  readonly onBelow: () => void
 }
 
 export class Children {
@@ -41,9 +39,35 @@ export class Children {
     return this.#children.get(peerId)?.link
   }
 
+  /**
+   * Asks a node at any depth below, by way of the child that leads to it; undefined when there is no way.
+   * Throws what the node answers.
+   */
+  async call<T>(
+    peerId: string,
+    call: Call,
+    answer: z.ZodType<T>,
+    signal: AbortSignal,
+  ): Promise<T | undefined> {
+    const direct = this.link(peerId)
+    if (direct !== undefined) return direct.call(call, answer, { signal })
+    const via = this.#deps.owner.scheduler.members.of(peerId)?.via
+    const hop = via === undefined ? undefined : this.link(via)
+    return hop?.call({ method: 'down', to: peerId, call: encodeObject(Call, call) }, answer, {
+      signal,
+    })
+  }
+
+  /** Children that answer for a subtree. */
+  get subtrees(): PeerLink[] {
+    return [...this.#children.values()].flatMap(({ link }) =>
+      link.remote.features.includes(FEATURE_TREE) ? [link] : [],
+    )
+  }
+
   /** Takes a link in. An older one of the same peer, which has not noticed its end yet, is closed. */
   attach(link: PeerLink, onCall: LinkHandlers['onCall']): LinkHandlers {
-    const { owner, locator, log } = this.#deps
+    const { owner, locator, log, onBelow } = this.#deps
     if (this.#children.size >= CHILDREN_MAX && !this.#children.has(link.peerId))
       throw new MeshError('MESH0303', `this node has ${CHILDREN_MAX} children already`)
     let seq = 0
@@ -52,9 +76,10 @@ export class Children {
     }
     this.#children.get(link.peerId)?.link.close('the same node has connected again')
     this.#children.set(link.peerId, { link, port })
-    const { record, mesh, protocols, boot } = link.remote
-    owner.attach(record, { mesh, protocols }, boot, port)
+    const { record, mesh, protocols, features, boot } = link.remote
+    owner.attach(record, { mesh, protocols, features }, boot, port)
     locator.attached(link.peerId)
+    onBelow()
     log.info({ peer: link.peerId, node: record.name }, 'node connected')
     void link.closed.then((reason) => {
       if (this.#children.get(link.peerId)?.link === link) {
@@ -62,59 +87,44 @@ export class Children {
         locator.detached(link.peerId)
       }
       owner.detach(link.peerId, port, reason)
+      onBelow()
       log.info({ peer: link.peerId, node: record.name, reason }, 'node disconnected')
     })
-    return { onSync: (message) => owner.sync(link.peerId, message), onCall }
+    return {
+      onSync: (message) => owner.sync(link.peerId, message),
+      onCall: (call, options) =>
+        call.method === 'below'
+          ? this.#takeBelow(link.peerId, call)
+          : onCall(this.#bySomebodyBelow(link.peerId, call), options),
+    }
+  }
+
+  async #takeBelow(
+    peerId: string,
+    below: Extract<Call, { method: 'below' }>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    this.#deps.owner.apply({ type: 'below', peerId, below })
+    for (const { record } of below.added) this.#deps.locator.attached(record.peerId)
+    this.#deps.onBelow()
+    return encodeObject(Done, { ok: true, bytes: 0, message: '' })
+  }
+
+  /** A child speaks for itself and for nodes below it, and for nobody else. */
+  #bySomebodyBelow(peerId: string, call: Call): Call {
+    const isBelow = (other: string): boolean =>
+      this.#deps.owner.scheduler.members.of(other)?.via === peerId
+    if (call.method === 'locate' && call.asker !== undefined && !isBelow(call.asker))
+      return { ...call, asker: peerId }
+    if (call.method === 'announce' && call.of !== undefined && !isBelow(call.of))
+      throw new MeshError('MESH0603', `${call.of} is not known to be below ${peerId}`)
+    return call
   }
 
   /** What a node is told, with the places of its inputs. Undefined when it is not attached any more. */
   desired(peerId: string, seq: number): DesiredMessage | undefined {
-    const desired = this.#deps.owner.desiredOf(peerId, seq)
-    if (desired === undefined) return undefined
-    return {
-      type: 'desired',
-      seq,
-      ackSeq: desired.ackSeq,
-      epoch: desired.epoch,
-      grants: this.#leases(desired.grants, desired.epoch),
-      limits: [...desired.limits],
-      cancel: [...desired.cancel],
-      ack: [...desired.ack],
-      tools: [...desired.tools],
-    }
-  }
-
-  /** As many grants as fit a message; the rest follow when these are confirmed. */
-  #leases(grants: readonly Grant[], epoch: number): Lease[] {
-    const leases: Lease[] = []
-    let bytes = 0
-    for (const grant of grants) {
-      const lease = this.#lease(grant, epoch)
-      bytes += lease.action.byteLength + LEASE_BYTES
-      bytes += lease.hints.length * HINT_BYTES + lease.peers.length * PEER_BYTES
-      if (leases.length > 0 && bytes > GRANT_BYTES_MAX) break
-      leases.push(lease)
-    }
-    return leases
-  }
-
-  #lease({ attempt, action, limits, name, urls }: Grant, epoch: number): Lease {
-    return {
-      attempt: attempt.id,
-      job: attempt.job.id,
-      name,
-      action: encodeAction(action),
-      jobKey: attempt.job.key,
-      userland: attempt.userland,
-      isolation: attempt.isolation,
-      epoch,
-      cpus: attempt.cpus,
-      memoryBytes: attempt.memoryBytes,
-      diskBytes: attempt.diskBytes,
-      limits,
-      urls: [...urls],
-      ...this.#deps.locator.hintsFor(action),
-    }
+    const { owner, self, locator } = this.#deps
+    const desired = owner.desiredOf(peerId, seq)
+    return desired && desiredMessage(desired, seq, self(), (action) => locator.hintsFor(action))
   }
 
   /** Says something to every child, so that leases are renewed and the dead are noticed. */

@@ -23,8 +23,8 @@ export interface Journal extends AsyncDisposable {
   replay(): AsyncIterable<Fact>
   /** Resolves when the facts are on disk. Callers wait for one append before the next. */
   append(facts: readonly Fact[]): Promise<void>
-  /** Keeps only the facts that `isNeeded` says. */
-  compact(isNeeded: (fact: Fact) => boolean): Promise<void>
+  /** Keeps only the facts that `isNeeded` says, and puts `more` after them. */
+  compact(isNeeded: (fact: Fact) => boolean, more?: Iterable<Fact>): Promise<void>
   /** Facts since the last compaction, kept ones included. */
   readonly length: number
 }
@@ -113,19 +113,21 @@ class LevelJournal implements Journal {
     await this.#healer.write(() => this.#db.batch(batch, { sync: true }))
   }
 
-  async compact(isNeeded: (fact: Fact) => boolean): Promise<void> {
+  async compact(isNeeded: (fact: Fact) => boolean, more: Iterable<Fact> = []): Promise<void> {
     const next = this.#generation + 1
     const range = { gte: keyOf(this.#generation, 0), lt: keyOf(next, 0) }
     let kept = 0
     let batch: { type: 'put'; key: Uint8Array; value: Uint8Array }[] = []
-    for await (const [, value] of this.#db.iterator(range)) {
-      if (!isNeeded(decodeObject(Fact, value, 'journaled fact'))) continue
+    const put = async (value: Uint8Array): Promise<void> => {
       kept += 1
       batch.push({ type: 'put', key: keyOf(next, kept), value })
-      if (batch.length < WRITE_AT_ONCE) continue
+      if (batch.length < WRITE_AT_ONCE) return
       await this.#db.batch(batch)
       batch = []
     }
+    for await (const [, value] of this.#db.iterator(range))
+      if (isNeeded(decodeObject(Fact, value, 'journaled fact'))) await put(value)
+    for (const fact of more) await put(encodeObject(Fact, fact))
     await this.#db.batch(batch, { sync: true })
     await this.#db.put(META, encodeMeta(next), { sync: true })
     this.#generation = next

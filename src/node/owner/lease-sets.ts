@@ -1,7 +1,7 @@
 /**
  * Lease sets: what the owner wants kept, one set per node that has some of it. Inputs of running and ready
  * jobs come first, then what unfinished requests have made, then what done ones asked for until it is
- * replicated.
+ * replicated, then builds that were found to differ, for those who compare them.
  *
  * A set is sent as changes to what the node last took, and renewed by its digest; a node that has another
  * set, since it was restarted, gets all of it anew. Leases save work: what goes all the same is built again.
@@ -200,6 +200,8 @@ export function* neededEntries(state: State): Generator<Entry> {
     if (requestState === 'done')
       for (const { isWanted, outputs, stores } of steps.values())
         if (isWanted && stores.size < 2) yield* Object.values(outputs ?? {})
+  for (const { votes } of [...state.comparisons.divergences.values()].toReversed())
+    for (const { outputs } of votes) yield* Object.values(outputs ?? {})
 }
 
 function nextTurn(): Promise<void> {

@@ -1,23 +1,28 @@
 /** This node owns its requests: the scheduler with its driver, its nodes, and the knowledge of who has what. */
 import type { Logger } from 'pino'
+import { z } from 'zod'
 import { deadline, type Clock } from '../../base/clock.ts'
 import type { Random } from '../../base/random.ts'
 import { MeshError } from '../../base/errors.ts'
+import type { ShareOptions } from '../../scheduler/shares.ts'
+import { standingView, type StandingView } from '../../scheduler/standing-view.ts'
 import { totals } from '../../scheduler/views.ts'
 import type { ActionCache } from '../../store/action-cache.ts'
 import type { Digest } from '../../wire/digest.ts'
 import type { RequestWire } from '../../wire/facts.ts'
 import type { Announced, Announcement } from '../../wire/announcement.ts'
 import { mintToken, TOKEN_MS, type TokenHolder } from '../../wire/access-token.ts'
-import type { Signer } from '../../wire/result.ts'
+import { decodeObject, encodeCbor } from '../../wire/cbor.ts'
+import type { SignedResult, Signer } from '../../wire/result.ts'
 import type { Entry } from '../../wire/tree.ts'
 import type { PeerRecord } from '../../wire/peer-record.ts'
 import {
+  Call,
   Checked,
   Done,
   FEATURE_KEEP,
+  RESULT_KEYS_MAX,
   type ApiAnswer,
-  type Call,
   type Located,
   type Owner as OwnerAnswer,
   type Question,
@@ -34,6 +39,7 @@ import { moveBlobs } from '../blobs/move-blobs.ts'
 import type { Carry } from './carry.ts'
 import { LeaseSets } from './lease-sets.ts'
 import { Replicator } from './replicator.ts'
+import { Survey } from './survey.ts'
 import { Owner } from './owner.ts'
 import { OwnerApi } from './owner-api.ts'
 import type { LinkHandlers, PeerLink } from '../links/peer-link.ts'
@@ -41,6 +47,11 @@ import { WorkerSession, type Sessions } from '../worker-session.ts'
 
 /** How long a node may take to hear that something appeared. */
 const TELL_MS = 15_000
+/** Results of one job that are told: one for each environment that it was built in. */
+const RESULTS_PER_KEY_MAX = 4
+
+/** Whoever asked reads it; who only passes it on need not. */
+const AnyAnswer = z.unknown()
 
 export interface LocalDeps {
   readonly clock: Clock
@@ -53,6 +64,25 @@ export interface LocalDeps {
   /** Where this node's own worker is told of its connection. */
   readonly sessions: Sessions
   readonly self: () => PeerRecord
+  /** This node may have a parent, whose leases it passes on. */
+  readonly hasParents: boolean
+  /** Of the finished jobs those that are built again on idle nodes, from 0 to 1. */
+  readonly auditShare: number
+  /** How the nodes are divided among users. */
+  readonly shares: ShareOptions
+}
+
+/** The way up of a node that has parents. */
+export interface ParentPort {
+  /** The parent should hear what is here now. */
+  sync(): void
+  belowChanged(): void
+  /** Never throws. */
+  results(keys: readonly Digest[]): Promise<readonly SignedResult[]>
+  /** Results that those above do not know. */
+  committed(results: readonly SignedResult[]): void
+  ask(question: Question, signal: AbortSignal): Promise<Located>
+  announce(announcement: Announcement, signal: AbortSignal): Promise<Announced>
 }
 
 /** Replays the journal; throws MESH0105, MESH0106. */
@@ -84,7 +114,9 @@ class LocalAuthority implements Authority {
   readonly #leaseSets: LeaseSets
   readonly #children: Children
   readonly #api: OwnerApi
+  readonly #survey: Survey
   readonly #lifetime = new AbortController()
+  #parent: ParentPort | undefined
   /** Requests whose sources are on their way to a store node. */
   readonly #detaching = new Set<string>()
   readonly waiting: ReadonlyMap<string, RequestWire> = new Map()
@@ -109,12 +141,19 @@ class LocalAuthority implements Authority {
       providersOf: (digest) => this.#locator.providersOf(digest),
       onCopy: (copy) => this.#replicator.copy(copy),
       onCheck: (attempt, asks) => this.#replicator.check(attempt, asks),
+      hasParents: deps.hasParents,
+      auditShare: deps.auditShare,
+      shares: deps.shares,
+      onUplink: () => this.#parent?.sync(),
+      resultsAbove: (keys) => this.#parent?.results(keys) ?? Promise.resolve([]),
+      onCommitted: (signed) => this.#parent?.committed([signed]),
     })
     this.#locator = new Locator({
       clock,
       random,
       log: log.child({ component: 'locator' }),
-      nodes: () => this.owner.scheduler.nodes,
+      recordOf: (peerId) => this.#recordOf(peerId),
+      stores: () => this.owner.scheduler.stores(),
       self,
       callDown: (peerId, call, signal) => this.#callDown(peerId, call, signal),
       tell: (peerId, digests) => void this.#tell(peerId, digests),
@@ -143,16 +182,67 @@ class LocalAuthority implements Authority {
       log,
       blobs,
       index: {
-        ask: (question, signal) => this.locate(question, self().peerId, signal),
-        announce: (announcement, signal) => this.announce(announcement, self().peerId, signal),
+        ask: (question, signal) =>
+          this.#parent?.ask(question, signal) ?? this.locate(question, self().peerId, signal),
+        announce: (announcement, signal) =>
+          this.#parent?.announce(announcement, signal) ??
+          this.announce(announcement, self().peerId, signal),
       },
     })
     this.#children = new Children({
       owner: this.owner,
       locator: this.#locator,
       log: log.child({ component: 'children' }),
+      self,
+      onBelow: () => this.#parent?.belowChanged(),
     })
-    this.#api = new OwnerApi({ owner: this.owner, actions, self })
+    this.#survey = new Survey({
+      clock,
+      owner: this.owner,
+      self,
+      subtrees: () => this.#children.subtrees,
+    })
+    this.#api = new OwnerApi({
+      owner: this.owner,
+      actions,
+      self,
+      survey: this.#survey,
+      signal: this.#lifetime.signal,
+    })
+  }
+
+  /** Questions that are not for this node alone go up from now on. */
+  useParent(parent: ParentPort): void {
+    this.#parent = parent
+  }
+
+  get requestCount(): number {
+    return this.owner.scheduler.state.requests.size
+  }
+  ownsRequest(id: string): boolean {
+    return this.owner.scheduler.state.requests.has(id)
+  }
+  /** Whether an id, or the beginning of one, is of a request or job that this node answers for. */
+  knows(id: string): boolean {
+    const { requests, steps } = this.owner.scheduler.state
+    if (requests.has(id) || steps.has(id)) return true
+    if (requests.size === 0 || !/^[rj]-[a-z0-9]{3,}$/.test(id)) return false
+    const ids = id.startsWith('r-') ? requests.keys() : steps.keys()
+    for (const known of ids) if (known.startsWith(id)) return true
+    return false
+  }
+  /** Somebody at or below this node builds. */
+  get hasWorkers(): boolean {
+    for (const { connected, environments } of this.owner.scheduler.nodes.values())
+      if (connected && environments.length > 0) return true
+    return false
+  }
+
+  /** Who has told this node to take nothing new. */
+  get ownDrain(): StandingView['drain'] {
+    const { scheduler } = this.owner
+    const self = scheduler.nodes.get(this.#deps.self().peerId)
+    return self === undefined ? undefined : standingView(scheduler, self, this.owner.moment()).drain
   }
 
   totals(): ReturnType<typeof totals> {
@@ -214,18 +304,69 @@ class LocalAuthority implements Authority {
     return mintToken(holder, clock.wallMs() + TOKEN_MS, signer)
   }
 
+  /** What is stored here; empty where nothing is. */
+  async results(keys: readonly Digest[]): Promise<readonly SignedResult[]> {
+    const { actions } = this.#deps
+    const found: SignedResult[] = []
+    for (const key of keys)
+      for (const action of (await actions.actionsOf(key)).slice(0, RESULTS_PER_KEY_MAX)) {
+        const cached = await actions.find(action)
+        if (cached?.result.jobKey === key) found.push(cached.signed)
+      }
+    return found
+  }
+
+  /** Takes in what a child, or a node below it, answered for. */
+  async offer(results: readonly SignedResult[], child: string): Promise<void> {
+    const { members } = this.owner.scheduler
+    const isBelow = (peerId: string): boolean =>
+      peerId === child || members.of(peerId)?.via === child
+    const taken = await this.owner.take(
+      results,
+      ({ builder }, ownerId) => isBelow(ownerId) && isBelow(builder.peerId),
+    )
+    this.#parent?.committed(taken)
+  }
+
+  /** The way up is there again: what waits here may have been built above meanwhile. */
+  async lookAbove(): Promise<void> {
+    const keys: Digest[] = []
+    for (const [job] of this.owner.scheduler.state.openJobs.values())
+      if (job !== undefined) keys.push(job.key)
+    for (let at = 0; at < keys.length; at += RESULT_KEYS_MAX) {
+      const results = await this.#parent?.results(keys.slice(at, at + RESULT_KEYS_MAX))
+      if (results !== undefined) await this.owner.take(results, () => true)
+    }
+  }
+
   parents(): readonly never[] {
     return []
   }
-  parentId(): undefined {
-    return undefined
+  hopTo(peerId: string): string | undefined {
+    return this.owner.scheduler.members.of(peerId)?.via
   }
   problems(): string[] {
     return this.owner.problem === undefined ? [] : [this.owner.problem]
   }
 
-  attach(link: PeerLink): LinkHandlers {
-    return this.#children.attach(link, answerChild(this))
+  attach(link: PeerLink, onCall = answerChild(this)): LinkHandlers {
+    return this.#children.attach(link, onCall)
+  }
+
+  /** A call of a node above for one below. */
+  async passDown(
+    { to, call }: Extract<Call, { method: 'down' }>,
+    signal: AbortSignal,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const inner = decodeObject(Call, call, 'call that is passed down')
+    const answer = await this.#children.call(to, inner, AnyAnswer, signal)
+    if (answer === undefined) throw new MeshError('MESH0505', `${to} is not below this node`)
+    return encodeCbor(answer)
+  }
+
+  /** A question of the API about the nodes at and below this one. */
+  survey(call: Extract<Call, { method: 'survey' }>, signal: AbortSignal): Promise<ApiAnswer> {
+    return this.#survey.answer(call, signal)
   }
 
   /** Makes this node a node of its own scheduler; messages cross on the next turn of the event loop. */
@@ -328,17 +469,22 @@ class LocalAuthority implements Authority {
   async #carry(peerId: string, call: Carry, signal: AbortSignal): Promise<Done> {
     const { blobs, self } = this.#deps
     if (peerId === self().peerId) return await moveBlobs(blobs, call, signal)
-    const link = this.#children.link(peerId)
-    if (link === undefined) return { ok: false, bytes: 0, message: `${peerId} is not connected` }
-    return await link.call(call, Done, { signal })
+    return (
+      (await this.#children.call(peerId, call, Done, signal)) ?? {
+        ok: false,
+        bytes: 0,
+        message: `${peerId} is not connected`,
+      }
+    )
   }
 
   async #check(peerId: string, entries: readonly Entry[], signal: AbortSignal): Promise<Checked> {
     const { store, self } = this.#deps
     if (peerId === self().peerId) return checkBlobs(store, entries, signal)
     const link = this.#children.link(peerId)
-    if (link?.remote.features.includes(FEATURE_KEEP) !== true) return { held: [] }
-    return link.call({ method: 'check', entries: [...entries] }, Checked, { signal })
+    if (link?.remote.features.includes(FEATURE_KEEP) === false) return { held: [] }
+    const call: Call = { method: 'check', entries: [...entries] }
+    return (await this.#children.call(peerId, call, Checked, signal)) ?? { held: [] }
   }
 
   async #keep(
@@ -350,16 +496,15 @@ class LocalAuthority implements Authority {
     if (peerId === self().peerId) return keepBlobs(store.leases, peerId, keep)
     const link = this.#children.link(peerId)
     // A node that does not know the call keeps what it was told as well as it can.
-    if (link?.remote.features.includes(FEATURE_KEEP) !== true)
-      return { ok: true, bytes: 0, message: '' }
-    return link.call(keep, Done, { signal })
+    const taken = { ok: true, bytes: 0, message: '' }
+    if (link?.remote.features.includes(FEATURE_KEEP) === false) return taken
+    return (await this.#children.call(peerId, keep, Done, signal)) ?? taken
   }
 
   /** Of a node that is connected, or of this one. */
   #recordOf(peerId: string): PeerRecord | undefined {
     if (peerId === this.#deps.self().peerId) return this.#deps.self()
-    const node = this.owner.scheduler.nodes.get(peerId)
-    return node?.connected === true ? node.record : undefined
+    return this.owner.scheduler.recordOf(peerId)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -30,17 +30,14 @@ const ANNOUNCED_PER_MS = 80
 /** How long one store node may take to get what two others need, before the next is tried. */
 export const RELAY_MS = 60_000
 
-interface KnownNode {
-  readonly connected: boolean
-  readonly record: PeerRecord
-}
-
 export interface LocatorDeps {
   readonly clock: Clock
   readonly random: Random
   readonly log: Logger
-  /** Of the scheduler. */
-  readonly nodes: () => ReadonlyMap<string, KnownNode>
+  /** Of a node that is there, at any depth below. */
+  readonly recordOf: (peerId: string) => PeerRecord | undefined
+  /** Store nodes that are there, at any depth below. */
+  readonly stores: () => readonly PeerRecord[]
   readonly self: () => PeerRecord
   /** Calls a connected child, or this node itself. */
   readonly callDown: CallCarrier
@@ -173,16 +170,11 @@ export class Locator {
 
   #recordOf(peerId: string): PeerRecord | undefined {
     if (peerId === this.#deps.self().peerId) return this.#deps.self()
-    const node = this.#deps.nodes().get(peerId)
-    return node?.connected === true ? node.record : undefined
+    return this.#deps.recordOf(peerId)
   }
 
   #stores(except: ReadonlySet<string>): PeerRecord[] {
-    const stores: PeerRecord[] = []
-    for (const { connected, record } of this.#deps.nodes().values())
-      if (connected && record.roles.includes('store') && !except.has(record.peerId))
-        stores.push(record)
-    return stores
+    return this.#deps.stores().filter(({ peerId }) => !except.has(peerId))
   }
 
   /** Answers `asker`. With `entries` the providers could not be used: a store node gets them first. */

@@ -1,42 +1,47 @@
 /** The part of the API that only the owner of requests can answer. Any node may ask, on behalf of its users. */
 import { MeshError } from '../../base/errors.ts'
-import type { Request, Step } from '../../scheduler/model.ts'
+import { runnerOf, type Request, type Step } from '../../scheduler/model.ts'
 import { checkGraph } from '../../scheduler/check-request.ts'
-import {
-  attemptsOf,
-  jobView,
-  nodeView,
-  requestView,
-  totals,
-  whyView,
-} from '../../scheduler/views.ts'
+import { attemptsOf, jobView, requestView, totals } from '../../scheduler/views.ts'
 import type { ActionCache } from '../../store/action-cache.ts'
 import { Submission } from '../../wire/api.ts'
 import { parseWith } from '../../wire/cbor.ts'
 import type { PeerRecord } from '../../wire/peer-record.ts'
 import type { ApiAnswer } from '../../wire/work-messages.ts'
 import type { ApiCall } from '../authority.ts'
+import { auditsView, jobDiff } from './comparison-views.ts'
 import { dryRun } from './dry-run.ts'
+import { Find } from './find.ts'
+import { LeverApi, leverVerb } from './lever-api.ts'
+import { listJobs, listRequests } from './lists.ts'
 import type { LogTarget } from '../doors/logs.ts'
 import type { Owner } from './owner.ts'
+import type { Survey } from './survey.ts'
+import { TopApi } from './top-api.ts'
 import { problemAnswer } from '../doors/problem.ts'
-
-/** Rows of a list. */
-const LIST_MAX = 10_000
-/** Candidates that an ambiguous name lists. */
-const CANDIDATES_MAX = 10
 
 export interface OwnerApiDeps {
   readonly owner: Owner
   readonly actions: ActionCache
   readonly self: () => PeerRecord
+  /** For what only nodes further below can say. */
+  readonly survey: Survey
+  /** Ends with the node. */
+  readonly signal: AbortSignal
 }
 
 export class OwnerApi {
   readonly #deps: OwnerApiDeps
+  readonly #find: Find
+  readonly #levers: LeverApi
+  readonly #top: TopApi
 
   constructor(deps: OwnerApiDeps) {
+    const { owner } = deps
     this.#deps = deps
+    this.#find = new Find(owner.scheduler.state)
+    this.#levers = new LeverApi({ owner, find: this.#find, selfName: () => deps.self().name })
+    this.#top = new TopApi({ owner, selfName: () => deps.self().name })
   }
 
   /** Never throws: errors are answers. */
@@ -58,22 +63,28 @@ export class OwnerApi {
     const moment = owner.moment()
     const selfName = this.#deps.self().name
     const key = `${call.verb} ${collection}${id === '' ? '' : '/ID'}${action === '' ? '' : `/${action}`}`
+    const lists = { scheduler, find: this.#find, ownerName: selfName, moment }
+    const lever = call.verb === 'POST' ? leverVerb(action) : undefined
+    if (lever !== undefined && collection === 'requests')
+      return this.#levers.ofRequest(id, lever, call)
+    if (lever !== undefined && collection === 'jobs') return this.#levers.ofJob(id, lever, call)
     switch (key) {
+      case 'GET top':
+        return this.#top.view()
+      case 'GET drains':
+        return this.#levers.drains()
+      case 'POST nodes/ID':
+        if (id === 'drain') return this.#levers.drain(call)
+        if (id === 'undrain') return this.#levers.undrain(call)
+        throw new MeshError('MESH0601', `the API has no ${call.verb} ${url.pathname}`)
       case 'GET totals':
         return { ...totals(scheduler), root: { name: selfName, peerId: this.#deps.self().peerId } }
       case 'GET nodes':
-        return [...scheduler.nodes.values()]
-          .map((node) => nodeView(node, node.peerId === this.#deps.self().peerId ? '' : selfName))
-          .map((view) => (view.parent === '' ? { ...view, parent: null } : view))
+        return this.#deps.survey.nodes({ depth: 0, signal: this.#deps.signal })
       case 'GET requests':
-        return this.#requests().map((request) => requestView(scheduler, request, selfName, moment))
+        return listRequests(lists, url.searchParams)
       case 'GET requests/ID':
         return requestView(scheduler, this.findRequest(id), selfName, moment)
-      case 'POST requests/ID/cancel': {
-        const request = this.findRequest(id)
-        await owner.applyDurably({ type: 'cancel', request: request.wire.id })
-        return requestView(scheduler, request, selfName, owner.moment())
-      }
       case 'POST requests/ID/leave': {
         const request = this.findRequest(id)
         await owner.applyDurably({ type: 'left', request: request.wire.id })
@@ -85,19 +96,23 @@ export class OwnerApi {
         await owner.applyDurably({ type: 'lost', request: request.wire.id, derivation })
         return requestView(scheduler, request, selfName, owner.moment())
       }
+      case 'GET requests/ID/outlook':
+        return dryRun(scheduler, this.findRequest(id).wire.graph, this.#deps.actions)
       case 'GET requests/ID/graph':
         return this.findRequest(id).wire.graph
       case 'GET jobs':
-        return this.#jobs(url.searchParams.get('request'))
+        return listJobs(lists, url.searchParams)
       case 'GET jobs/ID':
         return jobView(scheduler, this.findStep(id), moment)
       case 'GET jobs/ID/why':
-        return whyView(
-          scheduler,
-          this.findStep(id),
-          moment,
-          url.searchParams.get('node') ?? undefined,
-        )
+        return this.#deps.survey.why(this.findStep(id), url.searchParams.get('node') ?? undefined, {
+          depth: 0,
+          signal: this.#deps.signal,
+        })
+      case 'GET jobs/ID/diff':
+        return jobDiff(scheduler, this.#find, id)
+      case 'GET audits':
+        return auditsView(scheduler, moment)
       case 'GET jobs/ID/log-target':
         return this.logTarget(id, Number(url.searchParams.get('attempt') ?? 0))
       case 'POST dry-run': {
@@ -110,53 +125,14 @@ export class OwnerApi {
     }
   }
 
-  #requests(): Request[] {
-    return [...this.#deps.owner.scheduler.state.requests.values()].toReversed().slice(0, LIST_MAX)
-  }
-
-  #jobs(requestId: string | null): unknown[] {
-    const { owner } = this.#deps
-    const moment = owner.moment()
-    const views: unknown[] = []
-    const requests = requestId === null ? this.#requests() : [this.findRequest(requestId)]
-    for (const request of requests)
-      for (const step of request.steps.values()) {
-        if (views.length >= LIST_MAX) return views
-        views.push(jobView(owner.scheduler, step, moment))
-      }
-    return views
-  }
-
   /** By id or unique prefix. Throws MESH0601, MESH0602. */
   findRequest(id: string): Request {
-    const { requests } = this.#deps.owner.scheduler.state
-    const exact = requests.get(id)
-    if (exact !== undefined) return exact
-    return onlyOne(
-      id,
-      [...requests.values()].filter((request) => isPrefix(id, request.wire.id, 'r-')),
-      (request) => request.wire.id,
-    )
+    return this.#find.request(id)
   }
 
-  /** By id, unique prefix of one, a request (then what of it waits, runs or failed), or the name of a derivation of the newest request. */
+  /** By id, unique prefix of one, a request, or the name of a derivation of the newest request. */
   findStep(id: string): Step {
-    const { state } = this.#deps.owner.scheduler
-    const exact = state.steps.get(id)
-    if (exact !== undefined) return exact
-    const requests = this.#requests()
-    const asRequest = requests.filter((request) => isPrefix(id, request.wire.id, 'r-'))
-    if (asRequest.length === 1 && asRequest[0] !== undefined) return mostInteresting(asRequest[0])
-    const steps = [...state.steps.values()].filter((step) => isPrefix(id, step.id, 'j-'))
-    if (steps.length > 0 || asRequest.length > 0)
-      return onlyOne(id, [...steps, ...asRequest.map(mostInteresting)], (step) => step.id)
-    for (const request of requests) {
-      const named = request.steps.get(id)
-      if (named !== undefined) return named
-    }
-    throw new MeshError('MESH0601', `no job or request is called "${id}"`, {
-      hints: ['list them: mesh jobs'],
-    })
+    return this.#find.step(id)
   }
 
   /** The log of the `n`-th attempt, of the last one for 0. Throws MESH0601 while there is none. */
@@ -176,42 +152,13 @@ export class OwnerApi {
       )
     }
     const isLive = attempt.endedAtWall === undefined
-    const blob = attempt.log ?? (attempt.state === 'done' ? step.log : undefined)
+    const vote = attempt.job.votes.find((candidate) => candidate.attempt === attempt.id)
+    const blob = attempt.log ?? vote?.log ?? (attempt.state === 'done' ? step.log : undefined)
     return {
       attempt: attempt.id,
-      peerId: attempt.node.peerId,
+      peerId: runnerOf(attempt).peerId,
       ...(blob === undefined ? {} : { blob }),
       isLive,
     }
   }
-}
-
-function isPrefix(text: string, id: string, head: string): boolean {
-  return text.length > 0 && (id.startsWith(text) || id.startsWith(`${head}${text}`))
-}
-
-function onlyOne<T>(id: string, found: readonly T[], name: (item: T) => string): T {
-  const [first] = found
-  if (first === undefined)
-    throw new MeshError('MESH0601', `nothing is called "${id}"`, {
-      hints: ['list what there is: mesh jobs --requests'],
-    })
-  if (found.length === 1) return first
-  throw new MeshError(
-    'MESH0602',
-    `"${id}" may be any of ${found.slice(0, CANDIDATES_MAX).map(name).join(', ')}`,
-  )
-}
-
-/** What people mean by a request when they ask about one job: what failed, then what waits, then what runs. */
-function mostInteresting(request: Request): Step {
-  const steps = [...request.steps.values()]
-  const found =
-    steps.find((step) => step.phase === 'failed') ??
-    steps.find((step) => step.phase === 'open' && step.job?.phase === 'waiting') ??
-    steps.find((step) => step.phase === 'open') ??
-    steps.find((step) => step.phase === 'blocked') ??
-    steps.at(-1)
-  if (found === undefined) throw new MeshError('MESH0601', `request ${request.wire.id} has no jobs`)
-  return found
 }

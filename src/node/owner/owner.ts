@@ -9,16 +9,26 @@ import type { Logger } from 'pino'
 import type { Clock, Timer } from '../../base/clock.ts'
 import { sleep } from '../../base/clock.ts'
 import { MeshError } from '../../base/errors.ts'
+import { Rate } from '../../base/rate.ts'
 import type { ActionCache } from '../../store/action-cache.ts'
+import type { Digest } from '../../wire/digest.ts'
 import type { Fact, RequestWire } from '../../wire/facts.ts'
-import { countersignResult, openResult, type ActionResult, type Signer } from '../../wire/result.ts'
+import {
+  countersignResult,
+  openResult,
+  type ActionResult,
+  type SignedResult,
+  type Signer,
+} from '../../wire/result.ts'
 import type { PeerRecord } from '../../wire/peer-record.ts'
 import type { SyncMessage } from '../../wire/work-messages.ts'
 import { checkGraph } from '../../scheduler/check-request.ts'
-import type { Step } from '../../scheduler/model.ts'
+import { snapshotOf } from '../../scheduler/learnt.ts'
+import type { NodeEntry, Step } from '../../scheduler/model.ts'
 import type { Ask, Copy, Desired, Effect, Event, Moment } from '../../scheduler/events.ts'
 import type { ProvidersOf } from '../../scheduler/reach.ts'
 import { Scheduler } from '../../scheduler/scheduler.ts'
+import type { ShareOptions } from '../../scheduler/shares.ts'
 import type { Journal } from './journal.ts'
 
 /** How long a journal that cannot be written is waited for before the next try. */
@@ -53,6 +63,18 @@ export interface OwnerDeps {
   /** Moves and looks after blobs for the scheduler; answers with `copied` and `checked`. */
   readonly onCopy: (copy: Copy) => void
   readonly onCheck: (attempt: string, asks: readonly Ask[]) => void
+  /** Passes on leases of a parent. */
+  readonly hasParents: boolean
+  /** Of the finished jobs those that are built again on idle nodes, from 0 to 1; none where it is left out. */
+  readonly auditShare?: number
+  /** Left out: every user has the same share. */
+  readonly shares?: ShareOptions
+  /** The parent should hear what is here now. */
+  readonly onUplink: () => void
+  /** Countersigned results of the jobs that are stored above; none where there is nobody above. */
+  readonly resultsAbove: (keys: readonly Digest[]) => Promise<readonly SignedResult[]>
+  /** Told of every result that this node has countersigned. */
+  readonly onCommitted: (signed: SignedResult) => void
 }
 
 interface Batch {
@@ -72,12 +94,22 @@ export class Owner {
   #timer: Timer | undefined
   #timerAtMs = Number.POSITIVE_INFINITY
   #isStopped = false
+  /** Attempts that were started and that ended, whoever looks. */
+  readonly #started = new Rate()
+  readonly #ended = new Rate()
   /** Why the journal cannot be written, while it cannot. */
   problem: string | undefined
 
   constructor(deps: OwnerDeps) {
     this.#deps = deps
-    this.scheduler = new Scheduler({ selfId: deps.signer.peerId, providersOf: deps.providersOf })
+    const { signer, providersOf, hasParents, auditShare = 0, shares } = deps
+    this.scheduler = new Scheduler({
+      selfId: signer.peerId,
+      providersOf,
+      hasParents,
+      auditShare,
+      ...(shares === undefined ? {} : { shares }),
+    })
   }
 
   /** Replays the journal and begins a new epoch. Resolves when that is durable. */
@@ -94,7 +126,9 @@ export class Owner {
     const { state } = this.scheduler
     const needed = state.requests.size * 4 + state.steps.size * 4 + state.attempts.size * 2
     if (journal.length < COMPACT_LENGTH_MIN || journal.length < 2 * needed) return
-    await journal.compact((fact) => isNeeded(fact, state))
+    // What the dropped facts taught is kept as one fact after the others.
+    const learnt = snapshotOf(state, this.#deps.clock.wallMs())
+    await journal.compact((fact) => isNeeded(fact, state), learnt)
   }
 
   moment(): Moment {
@@ -127,12 +161,7 @@ export class Owner {
 
   // ---- nodes
 
-  attach(
-    record: PeerRecord,
-    version: { mesh: string; protocols: readonly string[] },
-    boot: string,
-    port: NodePort,
-  ): void {
+  attach(record: PeerRecord, version: NodeEntry['version'], boot: string, port: NodePort): void {
     this.#ports.set(record.peerId, port)
     this.apply({ type: 'node-up', record, version, boot })
   }
@@ -146,12 +175,14 @@ export class Owner {
   sync(peerId: string, message: SyncMessage): void {
     const results = new Map<string, ActionResult>()
     const known = this.scheduler.nodes.get(peerId)?.finished
-    for (const { attempt, outcome } of message.finished) {
+    for (const { attempt, outcome, runner } of message.finished) {
       // A result is repeated until it is acknowledged; its first coming has told all.
       if (outcome.kind !== 'built' || known?.has(attempt) === true) continue
+      // What is passed on is for its owner to judge.
+      if (!this.scheduler.state.attempts.has(attempt)) continue
       try {
         const result = openResult(outcome.result, { countersigned: false })
-        if (result.builder.peerId === peerId) results.set(attempt, result)
+        if (result.builder.peerId === (runner?.peerId ?? peerId)) results.set(attempt, result)
       } catch (error) {
         // The scheduler treats a result that is not in the map as a failure of the node.
         this.#deps.log.warn({ err: error, peer: peerId, attempt }, 'result was refused')
@@ -212,12 +243,27 @@ export class Owner {
       const seq = this.scheduler.state.factSeq
       const facts: Fact[] = []
       for (const effect of batch.effects) if (effect.type === 'fact') facts.push(effect.fact)
+      this.#count(facts)
       await this.#write(batch.effects, facts)
       this.#syncedSeq = seq
       for (const resolve of batch.waiting) resolve()
       this.#release(batch.effects)
     }
     this.#isFlushing = false
+  }
+
+  #count(facts: readonly Fact[]): void {
+    const nowMs = this.#deps.clock.nowMs()
+    for (const { type } of facts) {
+      if (type === 'granted') this.#started.add(nowMs)
+      if (type === 'ended') this.#ended.add(nowMs)
+    }
+  }
+
+  /** Over the last seconds. */
+  get perSecond(): { readonly started: number; readonly ended: number } {
+    const nowMs = this.#deps.clock.nowMs()
+    return { started: this.#started.perSecond(nowMs), ended: this.#ended.perSecond(nowMs) }
   }
 
   async #write(effects: readonly Effect[], facts: readonly Fact[]): Promise<void> {
@@ -240,6 +286,30 @@ export class Owner {
     const countersigned = countersignResult(signed, this.#deps.signer)
     await this.#deps.actions.keep({ signed: countersigned, result })
     this.#deps.onResult(result, peerId)
+    this.#deps.onCommitted(countersigned)
+  }
+
+  /** Results that others answered for. Those whose signatures do not hold, or that `isTrusted` refuses, are left out. */
+  async take(
+    offered: readonly SignedResult[],
+    isTrusted: (result: ActionResult, ownerId: string) => boolean,
+  ): Promise<readonly SignedResult[]> {
+    const taken: SignedResult[] = []
+    const results: ActionResult[] = []
+    for (const signed of offered) {
+      try {
+        const result = openResult(signed, { countersigned: true })
+        if (!isTrusted(result, signed.owner?.peerId ?? '')) continue
+        await this.#deps.actions.keep({ signed, result })
+        this.#deps.onResult(result, result.builder.peerId)
+        results.push(result)
+        taken.push(signed)
+      } catch (error) {
+        this.#deps.log.warn({ err: error }, 'a result of another owner was refused')
+      }
+    }
+    if (results.length > 0) this.apply({ type: 'found', results })
+    return taken
   }
 
   #release(effects: readonly Effect[]): void {
@@ -249,11 +319,17 @@ export class Owner {
         case 'fact':
         case 'commit':
           break
+        case 'found':
+          this.#deps.onResult(effect.result, effect.peerId)
+          break
         case 'lookup':
           void this.#lookUp(effect.job, effect.key)
           break
         case 'desired':
           desired.add(effect.peerId)
+          break
+        case 'uplink':
+          this.#deps.onUplink()
           break
         case 'copy':
           this.#deps.onCopy(effect.copy)
@@ -287,7 +363,19 @@ export class Owner {
       // A cache that cannot be read is an empty one: the job is built.
       this.#deps.log.warn({ err: error, job }, 'stored results could not be read')
     }
+    if (results.length === 0) results.push(...(await this.#lookUpAbove(key)))
     this.apply({ type: 'looked-up', job, results })
+  }
+
+  /** Those that are told are kept: the next one asks nobody. */
+  async #lookUpAbove(key: Digest): Promise<ActionResult[]> {
+    const results: ActionResult[] = []
+    await this.take(await this.#deps.resultsAbove([key]), (result) => {
+      if (result.jobKey !== key) return false
+      results.push(result)
+      return true
+    })
+    return results
   }
 
   #arm(): void {
@@ -313,12 +401,33 @@ function isNeeded(fact: Fact, state: Scheduler['state']): boolean {
     case 'accepted':
       return state.requests.has(fact.request.id)
     case 'granted':
+    case 'raised':
+    case 'voted':
       return state.jobs.has(fact.job)
+    case 'verified':
+      return state.comparisons.agreements.has(fact.action)
+    case 'diverged':
+      return state.comparisons.divergences.has(fact.job)
+    case 'audited':
+      return state.comparisons.audited.has(fact.action)
     case 'adopted':
     case 'ended':
       return state.attempts.has(fact.attempt)
     case 'evicted':
+    // It is written anew, from all that the journal told.
+    case 'learnt':
       return false
+    case 'drained':
+    case 'undrained':
+    case 'quarantined':
+    case 'pardoned':
+    case 'killed':
+      return state.nodeFacts.needs(fact)
+    case 'boosted':
+    case 'held':
+    case 'released':
+    case 'cancelled':
+    case 'retried':
     case 'detachable':
     case 'left':
     case 'bound':
