@@ -63,6 +63,22 @@ export class Arguments {
     this.operands = operands
   }
 
+  /** The same call with other operands: what is behind a verb. */
+  withOperands(operands: readonly string[]): Arguments {
+    return new Arguments(this.#values, operands)
+  }
+  /** The same call as if `--name value` had been given as well. */
+  withValue(name: string, value: string): Arguments {
+    return new Arguments(new Map([...this.#values, [name, [value]]]), this.operands)
+  }
+  /** The same call as if `--name` had not been given. */
+  without(name: string): Arguments {
+    return new Arguments(
+      new Map([...this.#values].filter(([given]) => given !== name)),
+      this.operands,
+    )
+  }
+
   flag(name: string): boolean {
     return this.#values.has(name)
   }

@@ -9,6 +9,8 @@ export interface Output {
   readonly isTty: boolean
   /** Of the terminal; undefined where it is none. Changes when the window does. */
   columns(): number | undefined
+  /** Lines of the terminal; undefined where it is none. */
+  rows(): number | undefined
   readonly style: Style
   onResize(listener: () => void): void
 }

@@ -3,6 +3,8 @@ import { ERRORS, isErrorCode, MeshError, type ErrorCode } from '../base/errors.t
 import { nearestOf } from '../base/nearest.ts'
 import type { Arguments } from './command.ts'
 import { printJson, printLines, type Context } from './context.ts'
+import { wrap } from './text/wrap.ts'
+import { isTopic, TOPICS } from './topics.ts'
 
 export async function explain(context: Context, args: Arguments): Promise<number> {
   const [asked] = args.operands
@@ -15,10 +17,26 @@ export async function explain(context: Context, args: Arguments): Promise<number
       )
     return 0
   }
+  if (isTopic(asked)) {
+    const { title, paragraphs } = TOPICS[asked]
+    if (args.flag('json')) await printJson(context.stdout, { topic: asked, title, paragraphs })
+    else
+      await printLines(context.stdout, [
+        `${asked}: ${title}`,
+        ...paragraphs.flatMap((text) => [
+          '',
+          ...(text.startsWith('  ') ? text.split('\n') : wrap(text, 80)),
+        ]),
+      ])
+    return 0
+  }
   const code = /^\d{1,4}$/.test(asked) ? `MESH${asked.padStart(4, '0')}` : asked.toUpperCase()
   if (!isErrorCode(code))
     throw new MeshError('MESH0601', `there is no error code ${JSON.stringify(asked)}`, {
-      hints: [`the nearest: ${nearestOf(code, codes(), 2).join(', ')}`],
+      hints: [
+        `the nearest: ${nearestOf(code, codes(), 2).join(', ')}`,
+        `topics: ${Object.keys(TOPICS).join(', ')}`,
+      ],
     })
   if (args.flag('json')) await printJson(context.stdout, { code, ...ERRORS[code] })
   else
@@ -52,15 +70,3 @@ const facts = (code: ErrorCode): string =>
   `Exit status ${ERRORS[code].exit}. ${
     ERRORS[code].retryable ? 'The same command may work later.' : 'Trying again changes nothing.'
   }`
-
-function wrap(text: string, width: number): string[] {
-  const lines: string[] = []
-  let line = ''
-  for (const word of text.split(' ')) {
-    if (line !== '' && line.length + 1 + word.length > width) {
-      lines.push(line)
-      line = word
-    } else line = line === '' ? word : `${line} ${word}`
-  }
-  return [...lines, line]
-}

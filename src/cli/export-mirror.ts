@@ -143,7 +143,8 @@ class Export {
         'MESH0601',
         `the request ${request.id} has no outputs: it is ${request.state}`,
       )
-    for (const job of await fetchJobs(client, request.id)) await this.#writeResults(job)
+    for (const job of await fetchJobs(client, { request: request.id }))
+      await this.#writeResults(job)
     return entries
   }
 

@@ -18,6 +18,7 @@ import { isUtf8Locale, wantsColour } from './text/style.ts'
 /** Exit code of a program that writes to a closed pipe (128 + SIGPIPE). */
 const EXIT_BROKEN_PIPE = 141
 const COLUMNS_DEFAULT = 80
+const ROWS_DEFAULT = 24
 
 function makeContext(argv: readonly string[]): Context {
   const choice =
@@ -62,6 +63,7 @@ function makeOutput(stream: NodeJS.WriteStream, colour: string): Output {
     isTty: stream.isTTY,
     // A terminal that was never told its size says 0.
     columns: () => (stream.isTTY ? stream.columns || COLUMNS_DEFAULT : undefined),
+    rows: () => (stream.isTTY ? stream.rows || ROWS_DEFAULT : undefined),
     style: {
       colour: wantsColour(colour, process.env, stream.isTTY),
       unicode: isUtf8Locale(process.env),

@@ -1,5 +1,12 @@
-/** What `mesh nodes`, `jobs`, `jobs --requests` and `status` print: pure functions from answers to lines. */
-import type { AttemptView, JobView, NodeView, RequestView, Status } from '../wire/api.ts'
+/** What `mesh jobs`, `requests` and `status` print: pure functions from answers to lines. */
+import {
+  PRIORITY_DEFAULT,
+  type AttemptView,
+  type JobView,
+  type RequestView,
+  type Status,
+} from '../wire/api.ts'
+import type { Context } from './context.ts'
 import { paint, printableLine, type Style } from './text/style.ts'
 import { table, type Column, type TableOptions } from './text/table.ts'
 import { formatDuration, formatSize, plural } from '../base/units.ts'
@@ -8,65 +15,16 @@ export interface ViewOptions extends TableOptions {
   readonly nowWallMs: number
 }
 
-const since = (iso: string, { nowWallMs }: ViewOptions): string =>
+/** How long ago that was. */
+export const since = (iso: string, { nowWallMs }: ViewOptions): string =>
   formatDuration(nowWallMs - Date.parse(iso))
 
-const NODE_ORDER: Readonly<Record<NodeView['state'], number>> = {
-  broken: 0,
-  lost: 1,
-  full: 2,
-  draining: 3,
-  waking: 4,
-  sleeping: 5,
-  ready: 6,
-}
-
-const isGone = ({ state }: NodeView): boolean => state === 'lost' || state === 'broken'
-
-const free = (node: NodeView, what: 'memoryBytes' | 'diskBytes'): string =>
-  isGone(node) ? '-' : formatSize(Math.max(0, node.capacity[what] - node.allocated[what]))
-
-/** Nodes, those with a problem first. */
-export function nodeLines(nodes: readonly NodeView[], options: ViewOptions): string[] {
-  const columns: Column<NodeView>[] = [
-    { header: 'NODE', cell: ({ name }) => name },
-    { header: 'STATE', cell: ({ state }) => state },
-    { header: 'ROLES', cell: ({ roles }) => roles.join(',') },
-    {
-      header: 'CPUS',
-      align: 'right',
-      cell: (node) => `${isGone(node) ? '-' : node.allocated.cpus}/${node.capacity.cpus}`,
-    },
-    {
-      header: 'SYSTEMS',
-      cell: ({ environments }) => [...new Set(environments.map(({ system }) => system))].join(','),
-    },
-    {
-      header: 'SEALED',
-      cell: ({ environments }) =>
-        environments.length === 0
-          ? '-'
-          : environments.some(({ isolation }) => isolation === 'namespace')
-            ? 'yes'
-            : 'no',
-    },
-    { header: 'MEM FREE', align: 'right', cell: (node) => free(node, 'memoryBytes') },
-    { header: 'DISK FREE', align: 'right', cell: (node) => free(node, 'diskBytes') },
-    { header: 'VERSION', cell: ({ versions }) => versions.mesh },
-    {
-      header: 'NOTE',
-      cell: (node) =>
-        node.note || (isGone(node) ? `last seen ${since(node.lastSeenAt, options)} ago` : ''),
-    },
-  ]
-  return table(
-    columns,
-    nodes.toSorted(
-      (a, b) => NODE_ORDER[a.state] - NODE_ORDER[b.state] || (a.name < b.name ? -1 : 1),
-    ),
-    options,
-  )
-}
+/** How the views of this call are laid out. */
+export const viewOptions = ({ stdout, clock }: Context): ViewOptions => ({
+  style: stdout.style,
+  width: stdout.columns(),
+  nowWallMs: clock.wallMs(),
+})
 
 const last = (job: JobView): AttemptView | undefined => job.attempts.at(-1)
 
@@ -74,29 +32,82 @@ export function jobLines(jobs: readonly JobView[], options: ViewOptions): string
   return table(
     [
       { header: 'JOB', cell: ({ id }) => id },
-      { header: 'REQUEST', cell: ({ request }) => request },
-      { header: 'STATE', cell: (job) => (job.cached ? 'cached' : job.state) },
+      { header: 'REQUEST', spare: 1, cell: ({ request }) => request },
+      { header: 'STATE', cell: jobStateWord },
       { header: 'NODE', cell: (job) => (job.cached ? '' : (last(job)?.node ?? '')) },
       { header: 'TIME', align: 'right', cell: (job) => attemptTime(last(job), options) },
       { header: 'NAME', cell: ({ name }) => name },
-      {
-        header: 'NOTE',
-        cell: (job) =>
-          job.why?.text ?? (job.state === 'failed' ? (last(job)?.error ?? '') : retries(job)),
-      },
+      { header: 'NOTE', cell: jobNote },
     ],
     jobs,
     options,
   )
 }
 
+const jobStateWord = (job: JobView): string =>
+  job.cached ? 'cached' : job.held !== undefined && job.state === 'waiting' ? 'held' : job.state
+
+function jobNote(job: JobView): string {
+  if (job.held !== undefined && job.state === 'waiting') return heldText(job.held)
+  if (job.why !== undefined) return job.why.text
+  return job.state === 'failed' ? (last(job)?.error ?? '') : retries(job)
+}
+
+const heldText = ({ by, reason }: NonNullable<JobView['held']>): string =>
+  `held by ${by}${reason === '' ? '' : `: ${reason}`}`
+
 const retries = (job: JobView): string =>
   job.attempts.length > 1 ? `attempt ${job.attempts.length}` : ''
 
-function attemptTime(attempt: AttemptView | undefined, { nowWallMs }: ViewOptions): string {
+/** How long it ran, or has run. */
+export function attemptTime(attempt: AttemptView | undefined, { nowWallMs }: ViewOptions): string {
   if (attempt === undefined) return ''
   const end = attempt.endedAt === null ? nowWallMs : Date.parse(attempt.endedAt)
   return formatDuration(end - Date.parse(attempt.startedAt))
+}
+
+/** One job with its attempts. */
+export function jobShowLines(job: JobView, options: ViewOptions): string[] {
+  const note = jobNote(job)
+  const facts: [string, string][] = [
+    ['state', `${jobStateWord(job)}${note === '' ? '' : `: ${note}`}`],
+    ['request', job.request],
+    ['key', job.key ?? 'not known before its inputs are'],
+  ]
+  if (job.priority !== undefined) facts.push(['priority', String(job.priority)])
+  if (job.verify !== undefined) {
+    const { wanted, builders, isEqual } = job.verify
+    const who = builders.length === 0 ? '' : `: ${builders.join(', ')}`
+    const how = isEqual ? '' : `, and they differ: mesh jobs diff ${job.id}`
+    facts.push(['verify', `${builders.length} of ${wanted} built it${who}${how}`])
+  }
+  if (job.rewinds > 0) facts.push(['rewinds', `${job.rewinds} (a lost output was built again)`])
+  return [
+    `${printableLine(job.name)} (${job.id})`,
+    ...facts.map(([name, text]) => `  ${name.padEnd(10)}${printableLine(text)}`),
+    ...(job.attempts.length === 0
+      ? []
+      : [
+          '',
+          ...table(
+            [
+              { header: 'ATTEMPT', align: 'right', cell: ({ n }) => String(n) },
+              { header: 'STATE', cell: ({ state }) => state },
+              { header: 'NODE', cell: ({ node }) => node },
+              { header: 'TIME', align: 'right', cell: (one) => attemptTime(one, options) },
+              {
+                header: 'EXIT',
+                align: 'right',
+                cell: ({ exitCode }) => (exitCode === null ? '' : String(exitCode)),
+              },
+              { header: 'ENVIRONMENT', spare: 1, cell: ({ environment }) => environment },
+              { header: 'NOTE', cell: ({ error }) => error ?? '' },
+            ],
+            job.attempts,
+            options,
+          ),
+        ]),
+  ]
 }
 
 const countCell = (name: keyof RequestView['counts']): Omit<Column<RequestView>, 'header'> => ({
@@ -108,24 +119,48 @@ export function requestLines(requests: readonly RequestView[], options: ViewOpti
   return table(
     [
       { header: 'REQUEST', cell: ({ id }) => id },
-      { header: 'BY', cell: ({ user }) => user },
+      { header: 'BY', spare: 1, cell: ({ user }) => user },
       { header: 'AGE', align: 'right', cell: ({ submittedAt }) => since(submittedAt, options) },
-      { header: 'STATE', cell: ({ state }) => state },
+      {
+        header: 'STATE',
+        cell: ({ state, held }) => (held !== undefined && isActive(state) ? 'held' : state),
+      },
+      {
+        header: 'PRIO',
+        align: 'right',
+        spare: 3,
+        cell: ({ priority }) =>
+          priority === undefined || priority === PRIORITY_DEFAULT ? '' : String(priority),
+      },
       { header: 'BUILT', ...countCell('built') },
-      { header: 'CACHED', ...countCell('cached') },
+      { header: 'CACHED', spare: 2, ...countCell('cached') },
       { header: 'RUN', ...countCell('running') },
       { header: 'WAIT', ...countCell('waiting') },
       { header: 'FAIL', ...countCell('failed') },
       {
         header: 'COPIES',
         align: 'right',
+        spare: 4,
         cell: ({ replicas }) => (replicas === null ? '' : String(replicas)),
       },
       { header: 'NAME', cell: ({ name }) => name },
+      { header: 'NOTE', cell: requestNote },
     ],
     requests,
     options,
   )
+}
+
+const isActive = (state: RequestView['state']): boolean =>
+  state === 'waiting' || state === 'running'
+
+/** What went wrong or holds it up, in a few words, and the command that tells more. */
+function requestNote({ id, state, held, why, failures }: RequestView): string {
+  if (held !== undefined && isActive(state)) return heldText(held)
+  const [failure] = failures
+  if (failure !== undefined)
+    return `${failure.name}: ${failure.message}${failures.length > 1 ? `; ${failures.length - 1} more` : ''}`
+  return isActive(state) && why !== undefined ? `waiting: ${why.text} (mesh why ${id})` : ''
 }
 
 /** One screen: this node, the mesh, the queue, the store; then what is wrong. */

@@ -6,10 +6,15 @@ import type { Client } from './client.ts'
 
 const Jobs = z.array(JobView)
 
-/** Jobs of one request, or of all; the newest first. */
-export function fetchJobs(client: Client, request?: string): Promise<JobView[]> {
-  const query = request === undefined ? '' : `?request=${encodeURIComponent(request)}`
-  return client.json(Jobs, `/api/jobs${query}`)
+/** Jobs, the newest first: of one request, of one name, or all. */
+export function fetchJobs(
+  client: Client,
+  only: { readonly request?: string | undefined; readonly name?: string | undefined } = {},
+): Promise<JobView[]> {
+  const query = new URLSearchParams()
+  if (only.request !== undefined) query.set('request', only.request)
+  if (only.name !== undefined) query.set('name', only.name)
+  return client.json(Jobs, `/api/jobs${query.size === 0 ? '' : `?${query.toString()}`}`)
 }
 
 /** The jobs that `text` may mean, at least one, the newest first. Throws MESH0601 for none. */
@@ -19,7 +24,7 @@ export async function resolveJobs(client: Client, text: string): Promise<[JobVie
   const slash = text.indexOf('/')
   const request = slash !== -1 ? text.slice(0, slash) : text.startsWith('r-') ? text : undefined
   const name = slash !== -1 ? text.slice(slash + 1) : request === undefined ? text : undefined
-  const [first, ...rest] = (await fetchJobs(client, request)).filter(
+  const [first, ...rest] = (await fetchJobs(client, { request, name })).filter(
     (job) => name === undefined || job.name === name,
   )
   if (first === undefined)

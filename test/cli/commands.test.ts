@@ -274,9 +274,12 @@ test('submit: --dry-run, --progress json and --priority', async () => {
   using place = helloPlace()
   const dry = await place.mesh('submit', '--dry-run', 'hello.mesh.toml', ...here(daemon))
   assert.deepEqual(dry.stdout.split('\n'), [
+    '0 cached, 2 to build (1 may turn out to be cached)',
+    '',
     'STATE    DERIVATION  INPUTS  TIMEOUT  NODES',
     'build    hello        1 KiB    1h00m  ci-a',
     'unknown  test         1 KiB    1h00m  ci-a',
+    '',
     'critical path: hello -> test',
     '',
   ])
@@ -466,6 +469,8 @@ test('why: the matrix of requirements and nodes', async () => {
         ],
       },
     ],
+    closest:
+      'arm-1 fails 1 of 3 (memory 32 GiB asked, 16 GiB total). This cannot change by waiting.',
     etaMs: null,
     fixes: ['lower needs.memory to 16 GiB or less'],
     asOf: '2026-11-22T10:00:00.000Z',
@@ -473,14 +478,14 @@ test('why: the matrix of requirements and nodes', async () => {
   }
   const { stdout } = await place.mesh('why', id, ...here(daemon))
   assert.deepEqual(stdout.replaceAll(/j-\w+/g, 'j-1').split('\n'), [
-    'hello (j-1) has waited 3m12s: no node matches its requirements',
+    'hello (j-1) has waited 3m 12s: no node matches its requirements.',
     '',
     '  requirement           arm-1             ci-a',
     '  system aarch64-linux  yes               NO x86_64-linux',
     '  memory >= 32 GiB      NO 16 GiB in all  no 1 GiB of 64 GiB free',
     '  state                 ready             lost',
     '',
-    'closest: arm-1 fails 1 of 2 requirements (memory >= 32 GiB asked, 16 GiB in all there). This cannot change by waiting.',
+    'closest: arm-1 fails 1 of 3 (memory 32 GiB asked, 16 GiB total). This cannot change by waiting.',
     'You can:',
     '  - lower needs.memory to 16 GiB or less',
     '',

@@ -8,17 +8,26 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { MeshError } from '../../src/base/errors.ts'
+import { matchesGlob } from '../../src/base/glob.ts'
 import { hashingSink, ingest } from '../../src/files/ingest.ts'
 import { layOut } from '../../src/files/lay-out.ts'
 import {
+  BoostOrder,
+  DrainOrder,
+  HoldOrder,
+  RetryOrder,
   Submission,
+  UndrainOrder,
   type AttemptView,
+  type DrainView,
   type DryRun,
   type Event,
   type JobView,
   type NodeView,
   type RequestView,
   type Status,
+  type Top,
+  type Undrained,
   type Why,
 } from '../../src/wire/api.ts'
 import {
@@ -70,6 +79,16 @@ export class FakeDaemon implements AsyncDisposable {
   hold: { class: 'unsatisfiable'; text: string } | undefined
   nodes: NodeView[] = []
   why: Why | undefined
+  top: Top | undefined
+  drains: DrainView[] = []
+  /** The query of the last list that was asked for. */
+  lastQuery = ''
+  /** The dry run that is answered instead of one that is made up. */
+  dryRun: DryRun | undefined
+  /** What is said of a request that was accepted; undefined: this daemon cannot tell. */
+  outlook: DryRun | undefined
+  /** What was submitted last. */
+  submission: Submission | undefined
   /** Answers with this problem document, once, to whatever comes next. */
   problem: { status: number; body: unknown } | undefined
   /** Breaks every stream of events once, after its first event. */
@@ -152,36 +171,94 @@ export class FakeDaemon implements AsyncDisposable {
         return json(this.#status())
       case 'GET /api/nodes':
         return json(this.nodes)
-      case 'GET /api/requests':
-        return json([...this.requests.values()].map(({ view }) => view).toReversed())
+      case 'GET /api/requests': {
+        this.lastQuery = url.search
+        const { isWanted, limit } = filterOf(url.searchParams)
+        return json(
+          [...this.requests.values()]
+            .map(({ view }) => view)
+            .filter(({ state, user }) => isWanted('state', state) && isWanted('user', user))
+            .toReversed()
+            .slice(0, limit),
+        )
+      }
+      case 'GET /api/drains':
+        return json(this.drains)
+      case 'POST /api/nodes/ID':
+        return json(
+          id === 'drain'
+            ? this.#drain(DrainOrder.parse(JSON.parse(String(await bodyOf(request)))))
+            : this.#undrain(UndrainOrder.parse(JSON.parse(String(await bodyOf(request)))).selector),
+        )
+      case 'GET /api/top': {
+        if (this.top === undefined) throw new MeshError('MESH0120', 'the root is away')
+        return json(this.top)
+      }
       case 'GET /api/requests/ID':
         return json(this.#request(id).view)
+      case 'GET /api/requests/ID/outlook':
+        if (this.outlook === undefined) throw new MeshError('MESH0601', 'no such thing')
+        return json(this.outlook)
       case 'PUT /api/requests/ID':
         return json(this.#accept(id, Submission.parse(JSON.parse(String(await bodyOf(request))))))
       case 'GET /api/requests/ID/events':
         return this.#events(this.#request(id), response)
       case 'POST /api/requests/ID/cancel':
         return json(this.#cancel(this.#request(id)))
+      case 'POST /api/requests/ID/boost':
+      case 'POST /api/requests/ID/hold':
+      case 'POST /api/requests/ID/release':
+      case 'POST /api/requests/ID/retry': {
+        const found = this.#request(id)
+        found.view = pulled(found.view, verb, await bodyOf(request))
+        return json(found.view)
+      }
+      case 'POST /api/jobs/ID/boost':
+      case 'POST /api/jobs/ID/hold':
+      case 'POST /api/jobs/ID/release':
+      case 'POST /api/jobs/ID/retry':
+      case 'POST /api/jobs/ID/cancel': {
+        const found = this.#job(id)
+        found.view = pulled(found.view, verb, await bodyOf(request))
+        return json(found.view)
+      }
       case 'POST /api/requests/ID/leave':
         this.left.push(this.#request(id).view.id)
         return json(this.#request(id).view)
       case 'POST /api/dry-run':
-        return json(dryRunOf(Submission.parse(JSON.parse(String(await bodyOf(request))))))
+        return json(
+          this.dryRun ?? dryRunOf(Submission.parse(JSON.parse(String(await bodyOf(request))))),
+        )
       case 'GET /api/jobs': {
         const asked = url.searchParams.get('request')
         const requests = asked === null ? [...this.requests.values()] : [this.#request(asked)]
+        this.lastQuery = url.search
+        const { isWanted, limit } = filterOf(url.searchParams)
         return json(
           requests
+            .filter(({ view }) => isWanted('user', view.user))
             .flatMap(({ jobs }) => jobs)
             .toReversed()
-            .map(({ view }) => view),
+            .map(({ view }) => view)
+            .filter(
+              ({ state, name, attempts }) =>
+                isWanted('state', state) &&
+                isWanted('name', name) &&
+                isWanted('node', attempts.at(-1)?.node ?? ''),
+            )
+            .slice(0, limit),
         )
       }
       case 'GET /api/jobs/ID':
         return json(this.#job(id).view)
       case 'GET /api/jobs/ID/why': {
         if (this.why === undefined) throw new MeshError('MESH0601', 'nothing waits')
-        return json(this.why)
+        const node = url.searchParams.get('node')
+        const { nodes } = this.why
+        return json({
+          ...this.why,
+          nodes: node === null ? nodes : nodes.filter((one) => one.node === node),
+        })
       }
       case 'GET /api/jobs/ID/log':
         return this.#log(
@@ -254,7 +331,9 @@ export class FakeDaemon implements AsyncDisposable {
   }
 
   #request(prefix: string): FakeRequest {
-    const found = [...this.requests].find(([id]) => id.startsWith(prefix))
+    const found = [...this.requests].find(
+      ([id]) => id.startsWith(prefix) || id.startsWith(`r-${prefix}`),
+    )
     if (found === undefined) throw new MeshError('MESH0601', `no request ${prefix}`)
     return found[1]
   }
@@ -270,6 +349,7 @@ export class FakeDaemon implements AsyncDisposable {
   #accept(id: string, submission: Submission): RequestView {
     const before = this.requests.get(id)
     if (before !== undefined) return before.view
+    this.submission = submission
     const { graph } = submission
     const jobs = graph.derivations.map((derivation, at): FakeJob => ({
       view: {
@@ -501,6 +581,38 @@ export class FakeDaemon implements AsyncDisposable {
     yield bytes
   }
 
+  #drain({ selector, reason, deadlineMs }: DrainOrder): DrainView {
+    const drain: DrainView = {
+      id: `d-${this.drains.length}`,
+      selector,
+      reason,
+      by: 'ann',
+      at: now(),
+      deadline: deadlineMs === null ? null : new Date(Date.now() + deadlineMs).toISOString(),
+      nodes: this.nodes
+        .filter(({ name }) => matchesGlob(selector, name))
+        .map(({ name, peerId, allocated }) => ({
+          name,
+          peerId,
+          state: allocated.cpus > 0 ? 'draining' : 'drained',
+          running: Array.from({ length: allocated.cpus }, (_, at) => ({
+            job: `j-${at}`,
+            name: `job${at}`,
+            forMs: 62_000,
+          })),
+          runningCount: allocated.cpus,
+        })),
+    }
+    this.drains.push(drain)
+    return drain
+  }
+
+  #undrain(selector: string): Undrained {
+    const ended = this.drains.filter((drain) => drain.selector === selector)
+    this.drains = this.drains.filter((drain) => drain.selector !== selector)
+    return { drains: ended, nodes: ended.flatMap(({ nodes }) => nodes.map(({ name }) => name)) }
+  }
+
   #cancel(request: FakeRequest): RequestView {
     if (!request.ended) {
       request.ended = true
@@ -580,6 +692,41 @@ export class FakeDaemon implements AsyncDisposable {
     }
   }
 }
+
+/** What a list was asked for; states are alternatives, names patterns. */
+function filterOf(query: URLSearchParams): {
+  isWanted: (name: string, value: string) => boolean
+  limit: number | undefined
+} {
+  const limit = query.get('limit')
+  return {
+    isWanted: (name, value) => {
+      const asked = query.get(name)
+      return asked === null || asked.split(',').some((pattern) => matchesGlob(pattern, value))
+    },
+    limit: limit === null ? undefined : Number(limit),
+  }
+}
+
+/** The view after a lever. */
+function pulled<T extends JobView | RequestView>(view: T, lever: string, body: Buffer): T {
+  const order: unknown = JSON.parse(String(body))
+  switch (lever) {
+    case 'boost':
+      return { ...view, priority: BoostOrder.parse(order).priority }
+    case 'hold':
+      return { ...view, held: { by: 'ann', reason: HoldOrder.parse(order).reason, at: now() } }
+    case 'release':
+      return { ...view, held: undefined }
+    case 'retry':
+      return { ...view, state: 'waiting', why: rebound(RetryOrder.parse(order).rebind) }
+    default:
+      return { ...view, state: 'cancelled' }
+  }
+}
+
+const rebound = (isRebound: boolean): JobView['why'] =>
+  isRebound ? { class: 'rebind', text: 'it starts over' } : undefined
 
 const now = (): string => new Date(Date.now()).toISOString()
 

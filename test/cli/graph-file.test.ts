@@ -203,11 +203,12 @@ const BAD: readonly (readonly [
   ],
   [
     'a later feature',
-    one('run.verify = 2'),
+    one('run.nice = 2'),
     'MESH0203',
-    '4:14',
-    /derivation\.a\.run\.verify = 2: this key is not supported yet/,
+    '4:12',
+    /derivation\.a\.run\.nice = 2: this key is not supported yet/,
   ],
+  ['too many votes', one('run.verify = 10'), 'MESH0203', '4:14', /expected at most 9/],
   ['an image', one('needs.image = "debian-12"'), 'MESH0203', '4:15', /not supported yet/],
   [
     'too many cpus',
@@ -511,6 +512,16 @@ retries = 0
     },
     run: { timeoutMs: 7_200_000, maxSilentMs: 300_000, maxLogBytes: 2 ** 20, retries: 0 },
     where: 'f.mesh.toml:11:13',
+    lines: {
+      system: 3,
+      sealed: 5,
+      host: 27,
+      cpus: 24,
+      memory: 7,
+      disk: 25,
+      features: 7,
+      tools: 26,
+    },
   })
 })
 

@@ -202,7 +202,11 @@ export async function entryOfCid(client: Client, text: string): Promise<Entry> {
     : { kind: 'file', digest: object.digest, size, executable: false }
 }
 
-async function readTree(client: Client, ref: BlobRef): Promise<Tree> {
+/** With `isTree` all that is in it is brought to the daemon as well. Throws MESH0210, MESH0502. */
+export async function readTree(
+  client: Client,
+  ref: BlobRef & { readonly isTree?: boolean },
+): Promise<Tree> {
   const pieces: Uint8Array[] = []
   const hasher = new Hasher()
   let length = 0

@@ -6,22 +6,26 @@ import {
   Priority,
   PRIORITY_DEFAULT,
   RequestView as RequestViewSchema,
+  WaitLimitMs,
   type RequestView,
   type Submission,
 } from '../../wire/api.ts'
 import { EXIT, MeshError } from '../../base/errors.ts'
+import { VERIFY_MAX, type Graph } from '../../wire/derivation.ts'
 import { FOLLOW_PATIENCE_MS, openClient, type Client } from '../client.ts'
 import type { Arguments } from '../command.ts'
 import { printJson, printLines, type Context } from '../context.ts'
+import { dryRunLines } from '../dry-run-view.ts'
 import { ingestPlan } from '../graph-file/ingest-plan.ts'
 import { parseDescription } from '../graph-file/parse-description.ts'
 import { planGraph } from '../graph-file/plan.ts'
 import { readGraphFile } from '../graph-file/read-graph-file.ts'
 import { checkPlaces, outputPlaces, placeName, writePlaces } from '../output-place.ts'
+import { tellHopeless } from '../outlook.ts'
 import { openProgress, type Progress } from '../progress/progress.ts'
 import { cancelOnInterrupt, followRequest, submitGraph, thisSystem } from '../submission.ts'
-import { formatDuration, formatSize } from '../../base/units.ts'
-import { table } from '../text/table.ts'
+import { parseDuration } from '../../base/units.ts'
+import { differencesOf } from '../tell-differences.ts'
 import { Upload } from '../upload.ts'
 import { entryCid, entryOfCid } from './objects.ts'
 
@@ -32,6 +36,10 @@ const LOST_MAX = 3
 export async function submit(context: Context, args: Arguments): Promise<number> {
   const priority =
     args.parsed('priority', parsePriority, 'a number from 0 to 100') ?? PRIORITY_DEFAULT
+  const waitLimitMs = args.parsed('wait-limit', parseWaitLimit, 'a time up to 30d, such as 24h')
+  const verify = args.parsed('verify', parseVerify, `a number from 1 to ${VERIFY_MAX}`)
+  if (waitLimitMs !== undefined && args.flag('no-wait'))
+    throw new MeshError('MESH0002', 'mesh submit: --no-wait and --wait-limit contradict each other')
   if (args.flag('detach') && args.flag('follow'))
     throw new MeshError('MESH0002', 'mesh submit: --detach and --follow contradict each other')
   const file = await readGraphFile(context.cwd, args.operand(0))
@@ -49,7 +57,7 @@ export async function submit(context: Context, args: Arguments): Promise<number>
   if (!isDry && !args.flag('detach')) await checkPlaces(directory, names)
   using client = await openClient(context, args, { patienceMs: FOLLOW_PATIENCE_MS })
   const upload = new Upload()
-  const graph = await ingestPlan(
+  const ingested = await ingestPlan(
     {
       located: file.located,
       directory: file.directory,
@@ -60,19 +68,29 @@ export async function submit(context: Context, args: Arguments): Promise<number>
     file.name,
   )
   const submission: Submission = {
-    graph,
+    graph: verify === undefined ? ingested : withVerify(ingested, verify),
     priority,
     keepGoing: args.flag('keep-going'),
     noWait: args.flag('no-wait'),
     takesCopy: !args.flag('detach'),
+    ...(waitLimitMs === undefined ? {} : { waitLimitMs }),
   }
   if (isDry) return await dryRun(context, args, client, submission)
   const progress = openProgress(context, args.text('progress'))
   const accepted = await submitGraph({ client, context, upload }, submission, (text) =>
     progress.notice(text),
   )
+  const isQuiet = (args.text('progress') ?? context.env['MESH_PROGRESS']) === 'quiet'
+  const isSilent = args.flag('detach') || isQuiet
+  const outlook = tellHopeless(client, accepted.id, {
+    isAll: isSilent,
+    notice: (text) => (isSilent ? void context.stderr.write(`! ${text}\n`) : progress.notice(text)),
+  })
+  if (args.flag('detach')) await outlook
   const following = { client, context, progress }
-  const first = args.flag('detach') ? undefined : await follow(following, accepted.id)
+  const [first] = args.flag('detach')
+    ? [undefined]
+    : await Promise.all([follow(following, accepted.id), outlook])
   const ended = first === undefined ? undefined : await bringOutputs(following, first)
   if (ended === undefined) {
     if (submission.takesCopy) await leave(client, accepted.id)
@@ -85,9 +103,21 @@ export async function submit(context: Context, args: Arguments): Promise<number>
   const places = ended.state === 'cancelled' ? [] : outputPlaces(ended.outputs)
   if (places.length > 0)
     await writePlaces({ read: client.blob, random: context.random }, directory, places)
+  const differences = await differencesOf(client, ended.failures)
   progress.finish(ended)
-  if (args.flag('json')) await printJson(context.stdout, resultJson(ended))
-  else
+  if ((args.text('progress') ?? context.env['MESH_PROGRESS']) !== 'quiet')
+    await printLines(
+      context.stderr,
+      differences.flatMap(({ lines }) => lines),
+    )
+  if (args.flag('json')) {
+    const told = new Map(differences.map(({ job, paths }) => [job, paths]))
+    const failures = ended.failures.map((failure) => {
+      const differing = told.get(failure.job)
+      return differing === undefined ? failure : { ...failure, differing }
+    })
+    await printJson(context.stdout, { ...resultJson(ended), failures })
+  } else
     await printLines(
       context.stdout,
       places.map(({ name }) => `${out}/${name}`),
@@ -97,6 +127,25 @@ export async function submit(context: Context, args: Arguments): Promise<number>
 
 function parsePriority(text: string): number | undefined {
   return /^\d{1,3}$/.test(text) ? Priority.safeParse(Number(text)).data : undefined
+}
+
+function parseVerify(text: string): number | undefined {
+  const count = /^\d$/.test(text) ? Number(text) : 0
+  return count >= 1 && count <= VERIFY_MAX ? count : undefined
+}
+
+/** For every derivation, whatever the file says. */
+function withVerify(graph: Graph, verify: number): Graph {
+  const derivations = graph.derivations.map((derivation) => ({
+    ...derivation,
+    run: { ...derivation.run, verify },
+  }))
+  return { ...graph, derivations }
+}
+
+function parseWaitLimit(text: string): number | undefined {
+  const ms = parseDuration(text)
+  return ms === undefined || ms === 0 ? undefined : WaitLimitMs.safeParse(ms).data
 }
 
 interface Following {
@@ -269,25 +318,6 @@ async function dryRun(
     return EXIT.ok
   }
   const { stdout } = context
-  await printLines(stdout, [
-    ...table(
-      [
-        { header: 'STATE', cell: ({ state }) => state },
-        { header: 'DERIVATION', cell: ({ name }) => name },
-        { header: 'INPUTS', align: 'right', cell: ({ inputBytes }) => formatSize(inputBytes) },
-        { header: 'TIMEOUT', align: 'right', cell: ({ run }) => formatDuration(run.timeoutMs) },
-        {
-          header: 'NODES',
-          cell: ({ nodes, state }) =>
-            nodes.length > 0 ? nodes.join(',') : state === 'cached' ? '' : 'none: it would wait',
-        },
-      ],
-      answer.derivations,
-      { style: stdout.style, width: stdout.columns() },
-    ),
-    ...(answer.criticalPath.length > 0
-      ? [`critical path: ${answer.criticalPath.join(' -> ')}`]
-      : []),
-  ])
+  await printLines(stdout, dryRunLines(answer, { style: stdout.style, width: stdout.columns() }))
   return EXIT.ok
 }

@@ -18,15 +18,25 @@ export async function why(context: Context, args: Arguments): Promise<number> {
     .filter(({ state }) => state === 'waiting')
     .toSorted((a, b) => rank(a) - rank(b))
   const [job = jobs[0], ...others] = args.operand(0).startsWith('r-') ? waiting : []
-  const answer = await client.json(Why, `/api/jobs/${job.id}/why`)
-  const shown = onlyNode(answer, args.operands[1])
+  const node = args.operands[1]
+  const path = `/api/jobs/${job.id}/why`
+  const shown = await client.json(
+    Why,
+    node === undefined ? path : `${path}?node=${encodeURIComponent(node)}`,
+  )
+  if (node !== undefined && shown.nodes.length === 0)
+    throw unknownNode(node, await client.json(Why, path))
   if (args.flag('json')) {
     await printJson(context.stdout, shown)
     return 0
   }
   await printLines(
     context.stdout,
-    whyLines(shown, { style: context.stdout.style, width: context.stdout.columns() }),
+    whyLines(shown, {
+      style: context.stdout.style,
+      width: context.stdout.columns(),
+      onlyNode: node,
+    }),
   )
   if (others.length > 0)
     await printLines(context.stderr, [
@@ -42,22 +52,17 @@ export async function why(context: Context, args: Arguments): Promise<number> {
 const rank = ({ why: reason }: JobView): number =>
   reason?.class === 'unsatisfiable' ? 0 : reason?.class === 'inputs' ? 2 : 1
 
-function onlyNode(answer: Why, name: string | undefined): Why {
-  if (name === undefined) return answer
-  const nodes = answer.nodes.filter(({ node }) => node === name)
-  if (nodes.length === 0)
-    throw new MeshError(
-      'MESH0601',
-      `there is no node ${JSON.stringify(name)} among those that were asked`,
-      {
-        hints: [
-          `the nearest: ${nearestOf(
-            name,
-            answer.nodes.map(({ node }) => node),
-            2,
-          ).join(', ')}`,
-        ],
-      },
-    )
-  return { ...answer, nodes }
+function unknownNode(name: string, { nodes }: Why): MeshError {
+  const names = nearestOf(
+    name,
+    nodes.map(({ node }) => node),
+    2,
+  )
+  return new MeshError(
+    'MESH0601',
+    `there is no node ${JSON.stringify(name)} among those that were asked`,
+    {
+      hints: names.length === 0 ? ['list them: mesh nodes'] : [`the nearest: ${names.join(', ')}`],
+    },
+  )
 }

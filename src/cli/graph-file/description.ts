@@ -3,7 +3,13 @@
  * what `defineGraph` makes. docs/derivations.md describes it.
  */
 import { z } from 'zod'
-import { ARGS_MAX, ARG_BYTES_MAX, OUTPUTS_MAX, VARIANTS_MAX } from '../../wire/derivation.ts'
+import {
+  ARGS_MAX,
+  ARG_BYTES_MAX,
+  OUTPUTS_MAX,
+  VARIANTS_MAX,
+  VERIFY_MAX,
+} from '../../wire/derivation.ts'
 import { isDigest, parseCid } from '../../wire/digest.ts'
 import {
   DerivationName,
@@ -167,7 +173,7 @@ const Run = strict({
     .optional(),
   retries: z.int().min(0).max(20).optional(),
   network: z.boolean().optional(),
-  verify: later,
+  verify: z.int().min(1).max(VERIFY_MAX).optional(),
   nice: later,
   credentials: later,
 })

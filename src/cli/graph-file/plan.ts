@@ -200,9 +200,38 @@ class DerivationPlan {
         maxSilentMs: run['max-silent'] ?? DEFAULT_LIMITS.maxSilentMs,
         maxLogBytes: run['max-log'] ?? DEFAULT_LIMITS.maxLogBytes,
         retries: run.retries ?? DEFAULT_LIMITS.retries,
+        ...(run.verify === undefined ? {} : { verify: run.verify }),
       },
       where: whereOf(this.#located, this.#located.positions.find('key', path)),
+      lines: this.#lines(own),
     }
+  }
+
+  /** Where the file asks for what a node must have: in the derivation itself, or in the defaults. */
+  #lines(own: DerivationDescription): NonNullable<Derivation['lines']> {
+    const { defaults = {} } = this.#description
+    const lines: NonNullable<Derivation['lines']> = {}
+    for (const name of [
+      'system',
+      'sealed',
+      'host',
+      'cpus',
+      'memory',
+      'disk',
+      'features',
+      'tools',
+    ] as const) {
+      const isNeed = name !== 'system' && name !== 'sealed'
+      const [ownValue, defaultValue] = isNeed
+        ? [own.needs?.[name], defaults.needs?.[name]]
+        : [own[name], defaults[name]]
+      if (ownValue === undefined && defaultValue === undefined) continue
+      const parent: Path = ownValue === undefined ? ['defaults'] : ['derivation', this.#name]
+      const path = isNeed ? [...parent, 'needs', name] : [...parent, name]
+      const line = this.#located.positions.find('key', path)?.line
+      if (line !== undefined) lines[name] = line
+    }
+    return lines
   }
 
   /** `network` of the derivation, which may stand in `run` as well. */

@@ -21,6 +21,17 @@ const TOLD_REASONS: ReadonlySet<string> = new Set([
   'rebind',
   'recovery',
   'retry',
+  'unreachable',
+  'missing',
+  'held',
+  'drain',
+  'quarantined',
+  'refused',
+  'power',
+  'version',
+  'subtree',
+  'votes',
+  'other',
 ])
 
 export class ProgressState {
