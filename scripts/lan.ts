@@ -8,6 +8,12 @@ export interface Lan extends Disposable {
   address(host: number): string
   /** What makes the command after it run on the host. */
   at(host: number): readonly string[]
+  /** As behind a NAT: only answers to what the host began get in. */
+  hide(host: number): void
+  /** From now on nothing gets from one of the two groups to the other, and nobody is told. */
+  part(some: readonly number[], others: readonly number[]): void
+  /** Ends what `part` began. */
+  join(): void
   /** What the host has sent over its link so far, headers included. */
   sentBytes(host: number): number
 }
@@ -53,8 +59,43 @@ export function openLan(options: { readonly hosts: number; readonly mbitPerS?: n
     dispose()
     throw error
   }
+  const parted = new Set<number>()
   return {
     address: addressOf,
+    hide: (host) =>
+      rules(
+        name(host),
+        `table inet meshnat {
+          chain in {
+            type filter hook input priority 0; policy drop;
+            iif lo accept
+            ct state established,related accept
+          }
+        }`,
+      ),
+    part(some, others) {
+      const list = others.map(addressOf).join(', ')
+      for (const host of some) {
+        parted.add(host)
+        rules(
+          name(host),
+          `table inet meshpart {
+            chain in {
+              type filter hook input priority -1;
+              ip saddr { ${list} } drop
+            }
+            chain out {
+              type filter hook output priority -1;
+              ip daddr { ${list} } drop
+            }
+          }`,
+        )
+      }
+    },
+    join() {
+      for (const host of parted) rules(name(host), 'delete table inet meshpart')
+      parted.clear()
+    },
     at: (host) => ['nsenter', `--net=/run/netns/${name(host)}`],
     sentBytes: (host) => {
       const links: unknown = JSON.parse(
@@ -64,6 +105,16 @@ export function openLan(options: { readonly hosts: number; readonly mbitPerS?: n
     },
     [Symbol.dispose]: dispose,
   }
+}
+
+function rules(namespace: string, text: string): void {
+  const { status, stderr, error } = spawnSync(
+    'ip',
+    ['netns', 'exec', namespace, 'nft', '-f', '-'],
+    { input: text, encoding: 'utf8' },
+  )
+  if (error !== undefined) throw error
+  if (status !== 0) throw new Error(`nft in ${namespace}: ${stderr.trim()}`)
 }
 
 const addressOf = (host: number): string => `10.232.${host >> 7}.${(host & 127) + 1}`

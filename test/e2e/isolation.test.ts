@@ -99,6 +99,7 @@ env = { OWN = "mine" }
       HOME: '/build/home',
       LC_ALL: 'C',
       MESH_JOBS: '1',
+      MESH_JOBS_FILE: '/build/control/jobs',
       MESH_NODE: 'alone',
       OWN: 'mine',
       PATH: '/usr/bin:/bin',
