@@ -288,7 +288,7 @@ const TABLE = {
   MESH0507: entry(
     'nodes died of a job',
     EXIT.temporary,
-    false,
+    true,
     'Several times the node that ran the job was lost or restarted while it ran, so it is given to no other for a day. The message names the nodes: look at what became of them, often they ran out of memory. `mesh retry JOB` tries it again all the same.',
   ),
   MESH0601: entry(

@@ -263,7 +263,9 @@ export class RunningBuild {
         })
         // A helper has no child before it has read this: all of the build is in the group then.
         this.#weigh(child)
-        channel.end(input)
+        // Others read nothing. They may be over by now, and a channel that nobody reads any more loses what
+        // it still holds when it is written to.
+        if (input.length > 0) channel.end(input)
       }
       return { child, ended, report: () => Buffer.from(report, 'latin1').toString() }
     } finally {
