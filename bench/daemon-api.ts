@@ -5,10 +5,16 @@ import { EntryJson, type Entry } from '../src/wire/tree.ts'
 
 /** Has the daemon fetch all that is in the entry; throws with what it answered instead. */
 export async function fetchInto(daemon: Daemon, entry: Entry): Promise<void> {
-  await ask(daemon, 'POST', '/api/blobs/fetch', JSON.stringify([EntryJson.parse(entry)]))
+  await askDaemon(daemon, 'POST', '/api/blobs/fetch', JSON.stringify([EntryJson.parse(entry)]))
 }
 
-function ask(daemon: Daemon, method: 'GET' | 'POST', path: string, body = ''): Promise<string> {
+/** The body of the answer; throws with what it answered instead of 200. */
+export function askDaemon(
+  daemon: Daemon,
+  method: 'GET' | 'POST',
+  path: string,
+  body = '',
+): Promise<string> {
   return new Promise((resolve, reject) => {
     const headers = { 'content-type': 'application/json' }
     const asked = request({ socketPath: daemon.file.socket, method, path, headers }, (response) => {

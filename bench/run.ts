@@ -1,6 +1,7 @@
 /**
- * `npm run bench -- [subject...]`: runs the subjects by name, or all. Prints a table for each and, last,
- * one JSON object per subject; the same is in bench/results/SUBJECT.json.
+ * `npm run bench -- [--long] [subject...]`: runs the subjects by name, or all. Prints a table for each and,
+ * last, one JSON object per subject; the same is in bench/results/SUBJECT.json. With `--long` a subject
+ * that knows more seeds or larger sizes takes them, and its results go to SUBJECT.long.json.
  */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
@@ -62,7 +63,8 @@ async function main(): Promise<number> {
     .filter((file) => file.endsWith(SUFFIX))
     .map((file) => file.slice(0, -SUFFIX.length))
     .toSorted()
-  const asked = process.argv.slice(2)
+  const scale = process.argv.includes('--long') ? 'long' : 'quick'
+  const asked = process.argv.slice(2).filter((argument) => argument !== '--long')
   const unknown = asked.filter((name) => !known.includes(name))
   if (unknown.length > 0) {
     console.error(`there is no subject ${unknown.join(', ')}; there are ${known.join(', ')}`)
@@ -84,11 +86,11 @@ async function main(): Promise<number> {
     try {
       const subject = await loadSubject(name)
       const log = (line: string): void => console.error(`${name}: ${line}`)
-      const figures = await subject.run({ signal, log })
+      const figures = await subject.run({ signal, log, scale })
       printTable(name, figures)
       const line = JSON.stringify({ subject: name, ...machine, figures })
       writeFileSync(
-        join(RESULTS, `${name}.json`),
+        join(RESULTS, scale === 'long' ? `${name}.long.json` : `${name}.json`),
         `${JSON.stringify(JSON.parse(line), undefined, 2)}\n`,
       )
       lines.push(line)

@@ -17,6 +17,8 @@ export interface Context {
   readonly signal: AbortSignal
   /** What is being done, for the person who waits. */
   readonly log: (line: string) => void
+  /** `quick` ends within about a minute; `long` takes what it needs. Many subjects know one size only. */
+  readonly scale: 'quick' | 'long'
 }
 
 export interface Subject {
@@ -24,9 +26,10 @@ export interface Subject {
   run(context: Context): Promise<Figures>
 }
 
-/** A figure next to the same of a peer. */
+/** A figure next to the same of a peer; there is no ratio to nothing. */
 export function compared(value: number, unit: string, peer: number): Figure {
-  return { value: rounded(value), unit, peer: rounded(peer), ratio: rounded(value / peer) }
+  const both = { value: rounded(value), unit, peer: rounded(peer) }
+  return peer === 0 ? both : { ...both, ratio: rounded(value / peer) }
 }
 
 export function figure(value: number, unit: string, peer?: string): Figure {
@@ -54,3 +57,6 @@ export async function timed(work: () => Promise<unknown>): Promise<number> {
   await work()
   return performance.now() - started
 }
+
+/** Lets an interrupt arrive between pieces of work that never wait. */
+export const breathe = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve))
