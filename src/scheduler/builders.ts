@@ -7,7 +7,14 @@
  */
 import type { Environment, Userland } from '../wire/environment.ts'
 import type { Core } from './core.ts'
-import { canStart, environmentFor, mayHaveUserland, requirementOf } from './match.ts'
+import {
+  canStart,
+  environmentFor,
+  fitOf,
+  mayHaveUserland,
+  requirementOf,
+  type Requirement,
+} from './match.ts'
 import {
   barredFrom,
   buildersOf,
@@ -48,9 +55,23 @@ export class Builders {
     let wanted = 1
     for (const step of waiters) wanted = Math.max(wanted, votesWantedBy(step))
     const requirement = requirementOf(waiters)
-    if (wanted === 1) return this.#core.profiles.isPossible(requirement)
+    if (wanted === 1)
+      return this.#core.profiles.isPossible(requirement) || this.#mayComeBack(requirement)
     const builders = job === undefined ? new Set<string>() : buildersOf(job)
     return this.#areThere(waiters, wanted - builders.size, ({ node }) => !builders.has(node.peerId))
+  }
+
+  /** Whether somebody who is away from a subtree could do it. */
+  #mayComeBack(requirement: Requirement): boolean {
+    for (const node of this.#core.nodes.values())
+      if (
+        node.away.length > 0 &&
+        node.away.some(
+          (environment) => fitOf(requirement, { ...node, environments: [environment] }).isPossible,
+        )
+      )
+        return true
+    return false
   }
 
   /** Whether so many nodes could add builds with this userland to those of `builders`. */

@@ -14,13 +14,14 @@ import { compareRank, type Rank } from './rank.ts'
 import type { BigInputs } from './transfer.ts'
 
 /** Jobs of a class that are set aside at most; further ones start wherever they can. */
-export const ASIDE_MAX = 64
+const ASIDE_MAX = 64
 
 /** A waiting job where it stands. */
 export interface Item extends HeapMember {
   readonly job: Job
   readonly rank: Rank
-  readonly estimate: Estimate
+  /** As it was when it was queued, or when a node was last chosen for it. */
+  estimate: Estimate
   readonly home: JobClass
   /** The user that it stands under: of its waiters' the one who has had least. */
   readonly user: string
@@ -30,6 +31,8 @@ export interface Item extends HeapMember {
   heldSinceMs: number | undefined
   /** When a node far from its inputs was declined first. */
   farSinceMs: number | undefined
+  /** Until when it lets others go before it that are about to be queued; set when it does so first. */
+  postponedUntilMs: number | undefined
   /** Its largest inputs with those that have them; looked up again after a while. */
   inputs: BigInputs | undefined
 }
@@ -72,6 +75,8 @@ export class JobClass {
   readonly fickle = new Set<Job>()
   readonly aside = new Map<Item, Aside>()
   readonly #accounts = new Map<string, Account>()
+  #first: Item | undefined
+  #firstStamp: number | undefined
 
   constructor(options: Pick<JobClass, 'key' | 'requirement' | 'avoid' | 'cut'>) {
     this.key = options.key
@@ -99,6 +104,7 @@ export class JobClass {
   }
 
   add(item: Item): void {
+    this.#firstStamp = undefined
     let account = this.#accounts.get(item.user)
     if (account === undefined) {
       account = {
@@ -120,8 +126,15 @@ export class JobClass {
     this.fickle.delete(item.job)
   }
 
-  /** The first of those that are not set aside. */
-  first(score: Score): Item | undefined {
+  /** The first of those that are not set aside. Asked again with the same `stamp` the scores are taken to be the same. */
+  first(score: Score, stamp?: number): Item | undefined {
+    if (stamp !== undefined && stamp === this.#firstStamp) return this.#first
+    this.#first = this.#find(score)
+    this.#firstStamp = stamp
+    return this.#first
+  }
+
+  #find(score: Score): Item | undefined {
     let best: Item | undefined
     let bestScore = 0
     for (const { user, heap } of this.#accounts.values()) {
@@ -152,6 +165,7 @@ export class JobClass {
   }
 
   #take(item: Item): void {
+    this.#firstStamp = undefined
     const account = this.#accounts.get(item.user)
     if (account === undefined) return
     account.heap.remove(item)

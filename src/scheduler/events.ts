@@ -52,7 +52,8 @@ export type Event =
   | { type: 'below'; peerId: string; below: Below }
   /** The connection to the parent. */
   | { type: 'uplink-up'; peerId: string }
-  | { type: 'uplink-down' }
+  /** `isRing`: it was left because it led back to this node. */
+  | { type: 'uplink-down'; isRing: boolean }
   /** What the parent says; `sentAtMs` is when the sync that it answers was sent. */
   | { type: 'orders'; peerId: string; message: DesiredMessage; sentAtMs: number }
   /** Somebody pulls a lever; it was checked before. */

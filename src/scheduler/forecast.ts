@@ -3,17 +3,16 @@
  * promised of it to jobs that wait for a node on purpose.
  */
 import type { Core } from './core.ts'
-import type { Item } from './classes.ts'
+import { compareItems, type Item } from './classes.ts'
 import type { Estimate } from './estimates.ts'
 import { freeOf } from './match.ts'
 import { isLive, type Attempt, type NodeEntry } from './model.ts'
 import type { Room } from './room-index.ts'
 
 /** What runs longer than nine of ten is expected to go on for this part of what it took so far. */
-const OVERDUE_PART = 0.5
+const OVERDUE_PART = 0.1
 /** What was learnt since is asked for again after this. */
 const FRESH_MS = 5_000
-const ONE_CPU: Room = { cpus: 1, memoryBytes: 0, diskBytes: 0 }
 /** Ends on one node that are looked at, the soonest ones. */
 const ENDS_MAX = 64
 
@@ -98,14 +97,8 @@ export class Forecast {
     return uses.toSorted((a, b) => a.endMs - b.endMs)
   }
 
-  /** When something of what runs on the node is expected to end that was not promised; infinity where that is not known. */
+  /** When the first of what runs on the node is expected to end; infinity where that is not known. */
   soonestMs(node: NodeEntry): number {
-    const soonestMs = this.#firstEndMs(node)
-    if (!Number.isFinite(soonestMs) || !this.#promises.has(node)) return soonestMs
-    return Math.max(soonestMs, this.readyMs(node, ONE_CPU))
-  }
-
-  #firstEndMs(node: NodeEntry): number {
     let soonestMs = Number.POSITIVE_INFINITY
     for (const attempt of node.attempts)
       if (isLive(attempt)) soonestMs = Math.min(soonestMs, this.endMs(attempt, node))
@@ -116,15 +109,25 @@ export class Forecast {
     return soonestMs
   }
 
-  /** When the node is expected to have room for `need`, after all that it was promised for; infinity where that is not known. */
-  readyMs(node: NodeEntry, need: Room, options: { readonly guess?: boolean } = {}): number {
+  /**
+   * When the node is expected to have room for `need`, infinity where that is not known. What it was promised
+   * for counts as taken, but for promises to those who go after `item`.
+   */
+  readyMs(
+    node: NodeEntry,
+    need: Room,
+    { guess = false, item }: { readonly guess?: boolean; readonly item?: Item } = {},
+  ): number {
     const { nowMs } = this.#core.moment
-    const promises = [...(this.#promises.get(node)?.values() ?? [])]
+    const { score } = this.#core.queues
+    const promises: Promised[] = []
+    for (const [other, promise] of this.#promises.get(node) ?? [])
+      if (item === undefined || compareItems(other, item, score) < 0) promises.push(promise)
     const room = { ...freeOf(node) }
     for (const promise of promises) take(room, promise, -1)
     if (fits(room, need)) return nowMs
     const ends: Use[] = promises.map((promise) => ({ ...promise, endMs: promise.untilMs }))
-    ends.push(...this.usesOf(node, options.guess))
+    ends.push(...this.usesOf(node, guess))
     ends.sort((a, b) => a.endMs - b.endMs)
     for (const use of ends.slice(0, ENDS_MAX)) {
       if (!Number.isFinite(use.endMs)) break
@@ -139,14 +142,12 @@ export class Forecast {
     const promises = this.#promises.get(node) ?? new Map<Item, Promised>()
     promises.set(item, { ...need, untilMs })
     this.#promises.set(node, promises)
-    this.#core.profiles.foretell(node)
   }
 
   unpromise(node: NodeEntry, item: Item): void {
     const promises = this.#promises.get(node)
     if (promises?.delete(item) !== true) return
     if (promises.size === 0) this.#promises.delete(node)
-    this.#core.profiles.foretell(node)
   }
 
   promisedCount(node: NodeEntry): number {

@@ -11,13 +11,13 @@ import { offerFor } from './offers.ts'
 import { NO_INPUTS, transferMs } from './transfer.ts'
 
 /** A busy node has to be so much better than a free one to be waited for. */
-const HOLD_FACTOR = 0.9
+const HOLD_FACTOR = 0.98
 /** A job is held at most for as long as it would take on the node that it declines, and for so long. */
 export const HOLD_MS_MAX = 600_000
 /** One that is held is judged anew after this at the soonest. */
 const HOLD_STEP_MS = 250
 /** Busy nodes of a kind that are looked at, those with room soonest. */
-const BUSY_LOOKED_AT = 4
+const BUSY_LOOKED_AT = 16
 /** A node that has the inputs is waited for so long, and for this part of what the transfer takes. */
 export const NEAR_MS_MAX = 2_000
 const NEAR_PART = 0.2
@@ -39,13 +39,14 @@ export class Holding {
 
   /** What is better than the free node; undefined where nothing is, or where it was waited for long enough. */
   decline(item: Item, free: Free, barred: ReadonlySet<string>): Aside | undefined {
+    // On a guess nothing is declined: another job would have the node, and this one a worse one.
+    if (item.estimate.sampleCount === 0) return undefined
     return this.#hold(item, free, barred) ?? this.#waitForInputs(item, free, barred)
   }
 
   /** The busy node that is worth waiting for; undefined where none is, or where it was waited for long enough. */
   #hold(item: Item, free: Free, barred: ReadonlySet<string>): Aside | undefined {
     const { estimate, home } = item
-    if (estimate.sampleCount === 0) return undefined
     const { nowMs } = this.#core.moment
     const sinceMs = item.heldSinceMs ?? nowMs
     const untilMs = sinceMs + Math.min(free.forMs, HOLD_MS_MAX)
@@ -62,7 +63,7 @@ export class Holding {
       for (const seat of this.#busyOf(kind, item, free, barred))
         consider(
           seat.node,
-          this.#core.forecast.readyMs(seat.node, roomOf(home.requirement)),
+          this.#core.forecast.readyMs(seat.node, roomOf(home.requirement), { item }),
           kind.speed,
         )
     for (const seat of this.#core.profiles.bundles) {
@@ -102,7 +103,7 @@ export class Holding {
 
   /** The busy node that has the inputs, for as long as that is worth it. */
   #waitForInputs(item: Item, free: Free, barred: ReadonlySet<string>): Aside | undefined {
-    const { inputs, home } = item
+    const { inputs, home, estimate } = item
     if (inputs === undefined || free.transferMs === 0) return undefined
     const { nowMs } = this.#core.moment
     const need = roomOf(home.requirement)
@@ -112,14 +113,16 @@ export class Holding {
       if (seat?.free === undefined || barred.has(peerId) || !fits(seat.capacity, need)) continue
       if (!this.#core.profiles.fitOf(home.requirement, seat).isNow) continue
       const away = transferMs(inputs, peerId)
-      if (away < (best?.transferMs ?? free.transferMs)) best = { seat, transferMs: away }
+      if (away >= (best?.transferMs ?? free.transferMs)) continue
+      if (away + estimate.durationMs / seat.kind.speed < free.forMs)
+        best = { seat, transferMs: away }
     }
     if (best === undefined) return undefined
     const forMs = Math.min(NEAR_MS_MAX, NEAR_PART * (free.transferMs - best.transferMs))
     const sinceMs = item.farSinceMs ?? nowMs
     const untilMs = sinceMs + forMs
     const { node } = best.seat
-    const atMs = this.#core.forecast.readyMs(node, need)
+    const atMs = this.#core.forecast.readyMs(node, need, { item })
     if (forMs < NEAR_MS_MIN || nowMs >= untilMs) return undefined
     if (Number.isFinite(atMs) && atMs > untilMs) return undefined
     item.farSinceMs = sinceMs

@@ -1,7 +1,7 @@
 /**
- * Jobs whose stored result is looked up just now. Most of them are the successors of what has just ended
- * and will wait for a node in a moment: the node that has become free is not given to a lesser job before
- * that is known.
+ * Jobs whose stored result is looked up just now: the successors of what has just ended, or the rest of a
+ * request that has just come. Most of them will wait for a node in a moment, so a lesser job does not take
+ * the best node before that is known.
  */
 import type { Core } from './core.ts'
 import type { Item } from './classes.ts'
@@ -9,7 +9,7 @@ import { IndexedHeap, type HeapMember } from './indexed-heap.ts'
 import type { Job } from './model.ts'
 import { compareRank, rankOf, type Rank } from './rank.ts'
 
-/** A node stays free for so long at most, and a look-up that takes longer is not waited for. */
+/** A job is put off for so long at most, once, and a look-up that takes longer is not waited for. */
 export const LOOKUP_GRACE_MS = 25
 /** Look-ups that are remembered; of more the others are not waited for. */
 const PENDING_MAX = 50_000
@@ -27,6 +27,9 @@ export class Lookups {
   readonly #core: Core
   readonly #heap = new IndexedHeap<Pending>((a, b) => compareRank(a.rank, b.rank))
   readonly #byJob = new Map<Job, Pending>()
+
+  /** Look-ups that have ended, or are not waited for any more. */
+  endCount = 0
 
   constructor(core: Core) {
     this.#core = core
@@ -50,6 +53,7 @@ export class Lookups {
   ended(job: Job): void {
     const pending = this.#byJob.get(job)
     if (pending === undefined) return
+    this.endCount += 1
     this.#byJob.delete(job)
     this.#heap.remove(pending)
   }

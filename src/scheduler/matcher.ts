@@ -25,11 +25,12 @@ export class Matcher {
   readonly #changed = new Set<NodeEntry>()
   /** Nodes that may take something that they could not take before. */
   #woken: Seat[] = []
-  /** When nodes came to have room; forgotten when that is no news any more. */
-  readonly #wokenAtMs = new Map<NodeEntry, number>()
+  /** Nodes that have come to have room just now, and until when that is news. */
+  readonly #news = new Map<NodeEntry, number>()
   /** Classes whose first job lets one go before it that is about to be queued. */
   readonly #postponed = new Set<JobClass>()
   #postponedUntilMs = Number.POSITIVE_INFINITY
+  #lookupEnds = 0
   /** Classes looked at so far, for those who count the cost. */
   visitCount = 0
 
@@ -67,8 +68,8 @@ export class Matcher {
   #wake(seat: Seat): void {
     const { queues, placement } = this.#core
     this.#woken.push(seat)
-    this.#wokenAtMs.delete(seat.node)
-    this.#wokenAtMs.set(seat.node, this.#core.moment.nowMs)
+    this.#news.delete(seat.node)
+    this.#news.set(seat.node, this.#core.moment.nowMs + LOOKUP_GRACE_MS)
     for (const home of queues.all) {
       this.visitCount += 1
       if (!this.#mayTake(seat, home)) continue
@@ -98,9 +99,7 @@ export class Matcher {
     if (state.openJobs.size === 0) queues.clear()
     queues.forgetScores()
     this.settle()
-    for (const home of this.#postponed) if (!home.isEmpty) queues.activate(home, 'fresh')
-    this.#postponed.clear()
-    this.#postponedUntilMs = Number.POSITIVE_INFINITY
+    this.#resume()
     for (let item = this.#next(); item !== undefined; item = this.#next()) {
       const choice = placement.choose(item)
       switch (choice.kind) {
@@ -118,7 +117,20 @@ export class Matcher {
       }
     }
     this.#woken = []
-    this.#forgetWoken()
+    for (const [node, untilMs] of this.#news) {
+      if (untilMs > this.#core.moment.nowMs) break
+      this.#news.delete(node)
+    }
+  }
+
+  /** Looks again at what was postponed, once a look-up has ended or was waited for long enough. */
+  #resume(): void {
+    const { lookups, moment, queues } = this.#core
+    if (lookups.endCount === this.#lookupEnds && moment.nowMs < this.#postponedUntilMs) return
+    this.#lookupEnds = lookups.endCount
+    for (const home of this.#postponed) if (!home.isEmpty) queues.activate(home, 'fresh')
+    this.#postponed.clear()
+    this.#postponedUntilMs = Number.POSITIVE_INFINITY
   }
 
   /** When a postponed job is looked at again; infinity for never. */
@@ -126,28 +138,21 @@ export class Matcher {
     return this.#postponedUntilMs
   }
 
-  /** The node has just become free, and a job that goes before this one is about to be queued: true when the class waits for that. */
+  /**
+   * A job that goes before this one is about to be queued: true when the class waits for that. A job does so
+   * once, and for a node that has just come to have room.
+   */
   #postpones(item: Item, node: NodeEntry): boolean {
-    const { moment, lookups, queues } = this.#core
-    const wokenAtMs = this.#wokenAtMs.get(node)
-    if (wokenAtMs === undefined || moment.nowMs >= wokenAtMs + LOOKUP_GRACE_MS) return false
-    const untilMs = lookups.waitedForBy(item)
-    if (untilMs === undefined) return false
+    const { lookups, moment, queues } = this.#core
+    const lookedUpMs = lookups.waitedForBy(item)
+    if (lookedUpMs === undefined) return false
+    item.postponedUntilMs ??= moment.nowMs + LOOKUP_GRACE_MS
+    const untilMs = Math.max(item.postponedUntilMs, this.#news.get(node) ?? 0)
+    if (moment.nowMs >= untilMs) return false
     this.#postponed.add(item.home)
-    this.#postponedUntilMs = Math.min(
-      this.#postponedUntilMs,
-      untilMs,
-      wokenAtMs + LOOKUP_GRACE_MS,
-    )
+    this.#postponedUntilMs = Math.min(this.#postponedUntilMs, lookedUpMs, untilMs)
     queues.block(item.home)
     return true
-  }
-
-  #forgetWoken(): void {
-    for (const [node, atMs] of this.#wokenAtMs) {
-      if (atMs + LOOKUP_GRACE_MS > this.#core.moment.nowMs) return
-      this.#wokenAtMs.delete(node)
-    }
   }
 
   /** The job that goes first of all those that may be able to start. */

@@ -6,6 +6,8 @@ import type { PeerRecord } from '../wire/peer-record.ts'
 
 /** Nodes that are remembered below all children together; of more nobody hears. */
 const MEMBERS_MAX = 100_000
+/** Other children that told of one node before; of more the oldest word is forgotten. */
+const EARLIER_MAX = 8
 
 export interface Member {
   readonly record: PeerRecord
@@ -25,6 +27,11 @@ export interface Below {
 
 export class Members {
   readonly #members = new Map<string, Member>()
+  /**
+   * What other children said before and have not taken back, the oldest word first. Word of a move comes by two
+   * ways and in any order: when the last one is taken back, the one before it is right.
+   */
+  readonly #earlier = new Map<string, Member[]>()
   readonly #stores = new Set<Member>()
 
   of(peerId: string): Member | undefined {
@@ -42,28 +49,50 @@ export class Members {
 
   take(child: string, { isWhole, added, gone }: Below): void {
     if (isWhole) this.forget(child)
-    for (const peerId of gone) if (this.#members.get(peerId)?.via === child) this.#remove(peerId)
+    for (const peerId of gone) this.#takeBack(peerId, child)
     for (const { record, parent } of added) {
+      this.#takeBack(record.peerId, child)
       // Whoever told of it last is right: it has moved.
-      this.#remove(record.peerId)
-      if (this.#members.size >= MEMBERS_MAX) continue
-      const member = { record, parent, via: child }
-      this.#members.set(record.peerId, member)
-      if (record.roles.includes('store')) this.#stores.add(member)
+      const before = this.#members.get(record.peerId)
+      if (before !== undefined) {
+        this.#remove(before)
+        const earlier = [...(this.#earlier.get(record.peerId) ?? []), before]
+        this.#earlier.set(record.peerId, earlier.slice(-EARLIER_MAX))
+      }
+      if (this.#members.size < MEMBERS_MAX) this.#add({ record, parent, via: child })
     }
   }
 
-  /** The child is gone, and with it the way to those below it. */
+  /** The child is gone, and with it the way to those below it: to those that it gives back there is none left. */
   forget(child: string): Member[] {
-    const gone = [...this.#members.values()].filter(({ via }) => via === child)
-    for (const { record } of gone) this.#remove(record.peerId)
+    const gone: Member[] = []
+    for (const [peerId, member] of [...this.#members]) {
+      if (member.via !== child && !this.#earlier.has(peerId)) continue
+      this.#takeBack(peerId, child)
+      if (!this.#members.has(peerId)) gone.push(member)
+    }
     return gone
   }
 
-  #remove(peerId: string): void {
-    const member = this.#members.get(peerId)
-    if (member === undefined) return
-    this.#members.delete(peerId)
+  #takeBack(peerId: string, child: string): void {
+    const earlier = this.#earlier.get(peerId)?.filter(({ via }) => via !== child) ?? []
+    const current = this.#members.get(peerId)
+    if (current?.via === child) {
+      this.#remove(current)
+      const last = earlier.pop()
+      if (last !== undefined) this.#add(last)
+    }
+    if (earlier.length === 0) this.#earlier.delete(peerId)
+    else this.#earlier.set(peerId, earlier)
+  }
+
+  #add(member: Member): void {
+    this.#members.set(member.record.peerId, member)
+    if (member.record.roles.includes('store')) this.#stores.add(member)
+  }
+
+  #remove(member: Member): void {
+    this.#members.delete(member.record.peerId)
     this.#stores.delete(member)
   }
 }

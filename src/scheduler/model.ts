@@ -297,6 +297,8 @@ export interface NodeEntry {
   /** It was draining by itself when its connection ended: what it ran it gave up in an orderly way. */
   leftOrderly: boolean
   environments: readonly Environment[]
+  /** Of nodes below it that are away and may come back. */
+  away: readonly Environment[]
   capacity: Resources
   /** Reserved by live attempts. */
   readonly allocated: { cpus: number; memoryBytes: number; diskBytes: number }
@@ -354,6 +356,8 @@ export interface Relayed {
   leaseUntilMs: number
   confirmed: boolean
   sentSeq: number
+  /** The node has no connection to who runs it; somebody else may tell of it. */
+  isAway: boolean
 }
 
 /** Why a job waits, in one code and one sentence. */

@@ -113,6 +113,7 @@ export class Nodes {
         told: { state: 'ready', note: '' },
         leftOrderly: false,
         environments: [],
+        away: [],
         capacity: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
         allocated: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
         attempts: new Set(),
@@ -179,7 +180,9 @@ export class Nodes {
     node.leftOrderly = node.told.state === 'draining' && this.#core.drains.of(node) === undefined
     node.state = 'lost'
     node.note = note
-    node.disconnectedAtMs = this.#core.moment.nowMs
+    // Whoever came without a word has been away all the time.
+    if (node.ackSeq > 0 || node.disconnectedAtMs === 0)
+      node.disconnectedAtMs = this.#core.moment.nowMs
     this.#core.replicas.nodeDown(node.record)
     for (const { record } of this.#core.members.forget(peerId)) this.#core.replicas.nodeDown(record)
     this.#core.relays.nodeDown(node)
@@ -207,6 +210,7 @@ export class Nodes {
     const wasState = node.state
     node.told = { state: message.state, note: message.note }
     node.environments = message.environments
+    node.away = message.away ?? []
     node.capacity = message.capacity
     node.bundle = message.bundle === undefined ? undefined : offerOf(message, message.bundle)
     this.#core.learning.speeds.told(node, message.speed)
@@ -350,6 +354,8 @@ export class Nodes {
         limits.push({ attempt: attempt.id, limits: jobLimits })
         continue
       }
+      // An earlier life of the node may have begun it below: it is not begun again before that is known.
+      if (attempt.boot !== node.boot) continue
       attempt.sentSeq = seq
       grants.push({
         attempt,

@@ -5,15 +5,6 @@ import type { BundleOfferItem, NodeEntry } from './model.ts'
 import type { Seat } from './kinds.ts'
 import { classOf } from './requirement-wire.ts'
 
-const classes = new WeakMap<Requirement, string>()
-
-/** The key of the class as it is named to others; hashed once per requirement. */
-function nameOf(requirement: Requirement): string {
-  const known = classes.get(requirement) ?? classOf(requirement)
-  classes.set(requirement, known)
-  return known
-}
-
 /** The fastest environment of the subtree that could start a job of the class now, or one that is busy with others. */
 export function offerFor(
   requirement: Requirement,
@@ -24,7 +15,7 @@ export function offerFor(
   if (bundle === undefined) return undefined
   const slots = bundle.slots - unconfirmedCount
   let best: BundleOfferItem | undefined
-  for (const offer of bundle.offers.get(nameOf(requirement)) ?? []) {
+  for (const offer of bundle.offers.get(classOf(requirement)) ?? []) {
     const count = Math.max(0, Math.min(slots, offer.count - unconfirmedCount))
     if (count > 0 !== (when === 'now')) continue
     if (best !== undefined && offer.speed <= best.speed) continue

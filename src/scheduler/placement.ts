@@ -13,11 +13,11 @@
 import type { Environment } from '../wire/environment.ts'
 import { compareItems, hasRoomAside, type Aside, type Item, type JobClass } from './classes.ts'
 import type { Core } from './core.ts'
-import { canStart, environmentFor } from './match.ts'
+import { canStart, environmentFor, type Requirement } from './match.ts'
 import type { Job, NodeEntry } from './model.ts'
 import { Holding } from './holding.ts'
 import { offerFor } from './offers.ts'
-import { isOpen, roomOf, type Seat } from './kinds.ts'
+import { isOpen, roomOf, type Kind, type Seat } from './kinds.ts'
 import { shareOf } from './room-index.ts'
 import { fits } from './forecast.ts'
 import { bigInputsOf, NO_INPUTS, transferMs } from './transfer.ts'
@@ -91,6 +91,7 @@ export class Placement {
       const environment = this.#environmentAt(home, reserved.node)
       if (environment !== undefined) return { kind: 'start', node: reserved.node, environment }
     }
+    item.estimate = this.#core.queues.estimateOf(job)
     item.inputs = bigInputsOf(this.#core, job, item.inputs)
     const barred = this.#barredFor(home)
     const best = this.#bestFree(item, barred)
@@ -115,7 +116,8 @@ export class Placement {
   #barredFor({ cut: barred, avoid, requirement }: JobClass): ReadonlySet<string> {
     if (avoid.size === 0) return barred
     const all = new Set([...barred, ...avoid])
-    const isOther = ({ node }: Seat): boolean => !all.has(node.peerId) && isOpen(node)
+    const isOther = (seat: Seat): boolean =>
+      !all.has(seat.node.peerId) && isOpen(seat.node) && isOffering(requirement, seat)
     return this.#core.profiles.somePossible(requirement, 1, isOther).length > 0 ? all : barred
   }
 
@@ -144,7 +146,7 @@ export class Placement {
     const accepts = excluded.size === 0 ? undefined : ({ node }: Seat) => !excluded.has(node.peerId)
     const found: Candidate[] = []
     for (const kind of this.#core.profiles.kindsFor(home.requirement)) {
-      const best = kind.rooms.best(need, accepts)
+      const best = kind.rooms.best(need, accepts, this.#orderOn(kind))
       if (best !== undefined) found.push(candidateOf(item, best.member, best.share))
     }
     for (const peerId of inputs?.holders ?? []) {
@@ -172,6 +174,10 @@ export class Placement {
       })
     }
     return found
+  }
+
+  #orderOn({ rooms }: Kind): 'roomiest' | 'tightest' {
+    return this.#core.queues.largest.orderOn(rooms.largestCpus)
   }
 
   // ---- around reservations
@@ -279,5 +285,14 @@ function compare(a: Candidate, b: Candidate, isLearnt: boolean): number {
     (isLearnt ? byStrength || byShare : byShare || byStrength) ||
     a.order[0] - b.order[0] ||
     a.order[1] - b.order[1]
+  )
+}
+
+/** A subtree has what its nodes have, but no one of them need have all of it: only one that offers the class will do. */
+function isOffering(requirement: Requirement, seat: Seat): boolean {
+  return (
+    seat.node.bundle === undefined ||
+    offerFor(requirement, seat, 'now') !== undefined ||
+    offerFor(requirement, seat, 'busy') !== undefined
   )
 }

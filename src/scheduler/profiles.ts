@@ -132,12 +132,6 @@ export class Profiles {
     return freeOf(node)
   }
 
-  /** What runs there, or what was promised of it, has changed. */
-  foretell(node: NodeEntry): void {
-    const seat = this.#seats.get(node)
-    if (seat !== undefined) this.#foretell(seat)
-  }
-
   #foretell(seat: Seat): void {
     const { ends } = seat.kind
     const soonestMs = isOpen(seat.node)

@@ -48,8 +48,10 @@ export class Quarantine {
   /** An attempt ended; `cause` is why it was lost, undefined where it was not. */
   ended(attempt: Attempt, cause: LostCause | undefined): void {
     const node = runnerOf(attempt)
-    // What happens inside a subtree is for the node that sees it to judge.
-    if (!this.#core.nodes.has(node.peerId)) return
+    const entry = this.#core.nodes.get(node.peerId)
+    // What happens inside a subtree is for the node that sees it to judge, also where it was not said who ran it.
+    if (entry === undefined) return
+    if (entry.bundle !== undefined && attempt.runner === undefined && cause !== undefined) return
     switch (cause) {
       case 'broken':
         this.failed(node, attempt.job.key, attempt.error ?? '')

@@ -6,6 +6,7 @@ import { WAIT_MS_DEFAULT } from '../wire/api.ts'
 import { Deadlines } from './indexed-heap.ts'
 import { JobClass, type Aside, type Item, type Score } from './classes.ts'
 import type { Core } from './core.ts'
+import { LargestNeed } from './largest-need.ts'
 import { requirementOf, withMemory, type Requirement } from './match.ts'
 import { barredFrom, type Job, type Step } from './model.ts'
 import { compareRank, rankOf } from './rank.ts'
@@ -15,6 +16,7 @@ const SWEPT_MAX = 4_096
 
 export class Queues {
   readonly #core: Core
+  readonly largest = new LargestNeed()
   readonly #classes = new Map<string, JobClass>()
   /** The one entry of each queued job. An entry whose job no longer waits is dropped when it is met. */
   readonly #items = new Map<Job, Item>()
@@ -25,6 +27,7 @@ export class Queues {
   /** When the first of those who wait for a job has waited for long enough. */
   readonly #limits = new Deadlines<Job>()
   readonly #scores = new Map<string, number>()
+  #scoreStamp = 0
   #swept: Iterator<Item> | undefined
 
   constructor(core: Core) {
@@ -56,6 +59,7 @@ export class Queues {
 
   forgetScores(): void {
     this.#scores.clear()
+    this.#scoreStamp += 1
   }
 
   /** Puts a waiting job where it belongs now; it leaves the place that it had. */
@@ -77,6 +81,7 @@ export class Queues {
     if (home === undefined) {
       home = new JobClass({ key, requirement, avoid, cut: barred })
       this.#classes.set(key, home)
+      this.largest.see(requirement.cpusMin, this.#core.moment.nowMs)
       this.#core.classes.changed()
     }
     const item: Item = {
@@ -88,6 +93,7 @@ export class Queues {
       isShared,
       heldSinceMs: before?.heldSinceMs,
       farSinceMs: before?.farSinceMs,
+      postponedUntilMs: before?.postponedUntilMs,
       inputs: undefined,
       heapAt: -1,
     }
@@ -143,7 +149,7 @@ export class Queues {
   /** The first of those that are not set aside, and that wait. */
   first(home: JobClass): Item | undefined {
     for (;;) {
-      const item = home.first(this.score)
+      const item = home.first(this.score, this.#scoreStamp)
       if (item === undefined || isWaiting(item.job)) return item
       this.remove(item.job)
     }

@@ -93,9 +93,10 @@ export class Relays {
     this.#changed()
   }
 
-  down(): void {
+  down(isRing: boolean): void {
     this.#uplink = undefined
-    // Drains hold until somebody above says otherwise: they are no leases.
+    // Drains hold until somebody above says otherwise: they are no leases. What went round a ring is nobody's.
+    if (isRing) this.#core.drains.setInherited([])
     // What only waits here is nobody's any more: its owner grants it again.
     for (const relayed of [...this.#relayed.values()])
       if (relayed.node === undefined && relayed.finished === undefined) this.#forget(relayed)
@@ -181,6 +182,7 @@ export class Relays {
       leaseUntilMs: Number.POSITIVE_INFINITY,
       confirmed: false,
       sentSeq: 0,
+      isAway: false,
     })
   }
 
@@ -192,9 +194,12 @@ export class Relays {
   }
 
   /** It should use so many processors from now on. */
-  allot(relayed: Relayed, cpus: number): void {
+  allot(relayed: Relayed, wanted: number): void {
     const { node, reserved } = relayed
-    if (node === undefined || reserved === NOTHING || reserved.cpus === cpus) return
+    if (node === undefined || reserved === NOTHING) return
+    // Whoever says so may not know yet what else was begun there; it says so again with every message.
+    const cpus = Math.min(wanted, reserved.cpus + Math.max(0, freeOf(node).cpus))
+    if (reserved.cpus === cpus) return
     node.allocated.cpus += cpus - reserved.cpus
     relayed.reserved = { ...reserved, cpus }
     this.#core.waiting.nodeChanged(node)
@@ -312,6 +317,8 @@ export class Relays {
 
   #mayTake(node: NodeEntry, lease: Lease, requirement: Requirement): boolean {
     if (!node.connected || node.ackSeq === 0) return false
+    // What was given up there may still run, as long as nobody has heard otherwise.
+    if (this.#core.moment.nowMs - node.lastSyncMs > LEASE_MS) return false
     if (node.bundle === undefined) return !isBarred(node, lease) && canStart(requirement, node)
     return offeredBy(node, lease.terms?.class ?? '').some(
       ({ environment, count }) =>
@@ -325,9 +332,15 @@ export class Relays {
     return this.#core.moment.nowMs + this.leaseMsBelow() + LEASE_SLACK_MS
   }
 
-  /** How long leases of the node run from its last message: what is passed on ends before it ends here. */
+  /**
+   * How long leases of the node run from its last message: what is passed on ends before it ends here. What
+   * this node grants for itself, since nobody is above it or says anything, does not hang on that.
+   */
   leaseMsFor(node: NodeEntry): number {
-    return node.relayed.size === 0 ? LEASE_MS : this.leaseMsBelow()
+    const { attempts, relayed } = node
+    const isHead = this.#uplink === undefined
+    const isOwn = attempts.size > 0 && ![...relayed.values()].some(({ confirmed }) => !confirmed)
+    return isHead || isOwn || relayed.size === 0 ? LEASE_MS : this.leaseMsBelow()
   }
 
   leaseMsBelow(): number {
@@ -344,8 +357,11 @@ export class Relays {
     const relayed = this.#relayed.get(running.attempt) ?? this.#foreign(running.attempt, node)
     if (relayed === undefined) return false
     if (relayed.finished !== undefined && relayed.node !== node) return true
-    if (relayed.node !== node)
+    if (relayed.node !== node) {
+      if (!hasMoved(relayed, node, running)) return true
       this.#assign(relayed, node, running.held ?? leaseResources(relayed.lease))
+    }
+    relayed.isAway = running.awayMs !== undefined
     const runner = running.runner ?? { peerId: node.peerId, name: node.record.name }
     if (
       relayed.phase !== running.phase ||
@@ -363,6 +379,9 @@ export class Relays {
   heardFinished(node: NodeEntry, finished: FinishedAttempt): boolean {
     const relayed = this.#relayed.get(finished.attempt) ?? this.#foreign(finished.attempt, node)
     if (relayed === undefined) return false
+    const isResult = finished.outcome.kind === 'built' || finished.outcome.kind === 'failed'
+    // That it was lost on its old way is no news.
+    if (relayed.node !== node && !isResult && isHeldBy(relayed.node, relayed)) return true
     relayed.confirmed = true
     if (relayed.node !== node) this.#assign(relayed, node, NOTHING)
     // It takes no room any more, and stays with its node until that has dropped it.
@@ -406,6 +425,7 @@ export class Relays {
       leaseUntilMs: Number.POSITIVE_INFINITY,
       confirmed: true,
       sentSeq: 0,
+      isAway: false,
     }
     this.#relayed.set(id, relayed)
     return relayed
@@ -529,10 +549,13 @@ export class Relays {
   /** Leases that the node does not know yet. Marks them as sent in `seq`. */
   grantsFor(node: NodeEntry, seq: number): Lease[] {
     const leases: Lease[] = []
+    // Under a lease that is over nothing is begun; what was begun goes on.
+    if (this.leaseMsBelow() === 0) return leases
     for (const relayed of node.relayed.values()) {
       if (relayed.confirmed || relayed.finished !== undefined || relayed.lease === undefined)
         continue
-      if (relayed.fate !== 'open') continue
+      // An earlier life of the node may have begun it below.
+      if (relayed.fate !== 'open' || relayed.boot !== node.boot) continue
       relayed.sentSeq = seq
       leases.push({ ...relayed.lease, limits: relayed.limits ?? relayed.lease.limits })
     }
@@ -611,6 +634,20 @@ export class Relays {
 
 const wayOf = (ancestors: readonly NodeRef[]): string =>
   ancestors.map(({ peerId }) => peerId).join()
+
+/** The node is there and says that it has it, or knows who has. */
+function isHeldBy(node: NodeEntry | undefined, { id, isAway }: Relayed): boolean {
+  return node?.connected === true && !isAway && node.running.has(id)
+}
+
+/** Whoever runs it may come back by way of another node; until its old one notices that, both tell of it. */
+function hasMoved(relayed: Relayed, node: NodeEntry, { awayMs, runner }: RunningAttempt): boolean {
+  if (relayed.node === undefined) return true
+  if (awayMs !== undefined) return !relayed.node.connected
+  if (!isHeldBy(relayed.node, relayed)) return true
+  // The one who runs it says so itself.
+  return runner === undefined && (relayed.runner?.peerId ?? node.peerId) === node.peerId
+}
 
 function leaseResources(lease: Lease | undefined): Resources {
   if (lease === undefined) return NOTHING

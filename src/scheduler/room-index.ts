@@ -13,12 +13,13 @@ export interface Room {
   readonly diskBytes: number
 }
 
-/** Columns of the numbers kept per place: free room, free share of the processors, capacity. */
+/** Columns of the numbers kept per place: free room, free and taken share of the processors, capacity. */
 const FREE = 0
 const SHARE = 3
-const CAPACITY = 4
+const TAKEN = 4
+const CAPACITY = 5
 const MEMORY = 1
-const COLUMNS = 7
+const COLUMNS = 8
 const CLOSED: Room = { cpus: -1, memoryBytes: -1, diskBytes: -1 }
 
 export class RoomIndex<T> {
@@ -32,6 +33,11 @@ export class RoomIndex<T> {
 
   get size(): number {
     return this.#members.length - this.#freePlaces.length
+  }
+
+  /** The most processors that one of them has at all; -1 for none. */
+  get largestCpus(): number {
+    return this.#value(1, CAPACITY)
   }
 
   add(member: T): number {
@@ -50,11 +56,14 @@ export class RoomIndex<T> {
   /** `free` is undefined while the node takes nothing. */
   set(place: number, free: Room | undefined, capacity: Room): void {
     const room = free ?? CLOSED
+    const share = free === undefined ? undefined : shareOf(free, capacity)
     const row = [
       room.cpus,
       room.memoryBytes,
       room.diskBytes,
-      free === undefined ? -1 : shareOf(free, capacity),
+      share ?? -1,
+      // Never below that of a place that is closed.
+      share === undefined ? -1 : Math.max(0, 1 - share),
       capacity.cpus,
       capacity.memoryBytes,
       capacity.diskBytes,
@@ -64,16 +73,21 @@ export class RoomIndex<T> {
     for (at >>= 1; at >= 1; at >>= 1) if (!this.#sum(at)) return
   }
 
-  /** The one with the largest free share of those that have room for `need` and that `accepts` takes. */
+  /**
+   * The one with the largest free share of those that have room for `need` and that `accepts` takes; the
+   * `tightest` is the one with the smallest. `share` is what it was chosen by.
+   */
   best(
     need: Room,
     accepts?: (member: T) => boolean,
+    which: 'roomiest' | 'tightest' = 'roomiest',
   ): { readonly member: T; readonly place: number; readonly share: number } | undefined {
+    const column = which === 'roomiest' ? SHARE : TAKEN
     let best: { member: T; place: number; share: number } | undefined
     const visit = (at: number, firstPlace: number, count: number): void => {
       this.visitCount += 1
       if (!this.#fits(at, need, FREE)) return
-      const share = this.#value(at, SHARE)
+      const share = this.#value(at, column)
       if (
         best !== undefined &&
         (share < best.share || (share === best.share && firstPlace > best.place))
@@ -88,7 +102,7 @@ export class RoomIndex<T> {
       const half = count >> 1
       const left = 2 * at
       // The better half first, so that the other one is mostly not looked at.
-      if (this.#value(left + 1, SHARE) > this.#value(left, SHARE)) {
+      if (this.#value(left + 1, column) > this.#value(left, column)) {
         visit(left + 1, firstPlace + half, half)
         visit(left, firstPlace, half)
       } else {

@@ -113,11 +113,6 @@ export class Scheduler {
     return this.#core.requests.couldBuild(request)
   }
 
-  /** Whether nodes that this one knows could run the job some day. */
-  couldRun(job: Job): boolean {
-    return job.waiters.size === 0 || this.#core.steps.isPossible([...job.waiters], job)
-  }
-
   /** Takes in one fact of the journal at start. */
   replay(fact: Fact): void {
     this.state.evolve(fact)
@@ -217,7 +212,7 @@ export class Scheduler {
         core.relays.up(event.peerId)
         break
       case 'uplink-down':
-        core.relays.down()
+        core.relays.down(event.isRing)
         break
       case 'orders':
         core.relays.orders(event.peerId, event.message, event.sentAtMs)

@@ -12,7 +12,7 @@ import {
   type SyncMessage,
 } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
-import { canStart, environmentFor, freeOf, type Requirement } from './match.ts'
+import { canStart, environmentFor, freeOf, mayEverStart, type Requirement } from './match.ts'
 import type { BundleOffer, BundleOfferItem, NodeEntry } from './model.ts'
 
 /** Environments that a subtree tells of; further ones get nothing from above. */
@@ -25,7 +25,7 @@ const NOTHING: Resources = { cpus: 0, memoryBytes: 0, diskBytes: 0 }
 
 type Offered = Pick<
   SyncMessage,
-  'state' | 'note' | 'environments' | 'capacity' | 'bundle' | 'speed'
+  'state' | 'note' | 'environments' | 'capacity' | 'bundle' | 'speed' | 'away'
 >
 
 /** `classes` wait above; `heldCount` leases have found no room here yet. */
@@ -34,26 +34,34 @@ export function offerOfSubtree(
   classes: ReadonlyMap<string, Requirement>,
   heldCount: number,
 ): Offered {
-  return isAlone(core) ? ownOffer(core) : jointOffer(core, workersOf(core), classes, heldCount)
+  const offer = isAlone(core)
+    ? ownOffer(core)
+    : jointOffer(core, workersOf(core), classes, heldCount)
+  const away = awayOf(core)
+  return away.length === 0 ? offer : { ...offer, away }
 }
 
 /** Whether nothing but the worker of this node could build anything here: it is no subtree to its parent. */
 export function isAlone(core: Core): boolean {
-  for (const node of core.nodes.values())
-    if (node.peerId !== core.selfId && mayBuild(core, node)) return false
+  for (const { peerId, connected, environments } of core.nodes.values())
+    if (connected && environments.length > 0 && peerId !== core.selfId) return false
   return true
 }
 
-/** Whether it builds, or did and may be about to come back. */
-function mayBuild({ moment }: Core, node: NodeEntry): boolean {
-  return (
-    node.environments.length > 0 &&
-    (node.connected || moment.nowMs - node.disconnectedAtMs < AWAY_MS_MAX)
+function workersOf(core: Core): NodeEntry[] {
+  return [...core.nodes.values()].filter(
+    ({ connected, environments }) => connected && environments.length > 0,
   )
 }
 
-function workersOf(core: Core): NodeEntry[] {
-  return [...core.nodes.values()].filter((node) => mayBuild(core, node))
+/** What nodes have that were here and may be about to come back. */
+function awayOf({ nodes, moment }: Core): Environment[] {
+  const places = new Places()
+  for (const { connected, disconnectedAtMs, environments, away } of nodes.values()) {
+    if (!connected && moment.nowMs - disconnectedAtMs >= AWAY_MS_MAX) continue
+    for (const environment of connected ? away : [...environments, ...away]) places.of(environment)
+  }
+  return places.environments
 }
 
 /** The worker of this node is all there is: the parent sees it as it is, less what runs for others. */
@@ -114,7 +122,6 @@ function jointOffer(
     capacity.cpus = Math.max(capacity.cpus, node.capacity.cpus)
     capacity.memoryBytes = Math.max(capacity.memoryBytes, node.capacity.memoryBytes)
     capacity.diskBytes = Math.max(capacity.diskBytes, node.capacity.diskBytes)
-    if (!node.connected) continue
     const { total, busy } = cpusOf(node)
     cpus.total += total
     cpus.busy += busy
@@ -161,13 +168,12 @@ function offersOfClass(
     })
   }
   for (const node of workers) {
-    if (!node.connected) continue
     if (node.bundle !== undefined) {
       for (const offer of offeredBy(node, key)) add(offer)
       continue
     }
     const environment = environmentFor(requirement, node)
-    if (environment === undefined) continue
+    if (environment === undefined || !mayEverStart(requirement, node)) continue
     const count = canStart(requirement, node) ? startableOn(requirement, node) : 0
     const freeInMs = count > 0 ? 0 : freeInMsOf(core, node)
     add({ environment, count, speed: node.speed, freeInMs })

@@ -10,7 +10,7 @@ import type { Entry } from '../wire/tree.ts'
 import { runnerOf, sameOutputs, type Attempt, type Job, type Step } from './model.ts'
 
 /** Divergences that are kept; of more the oldest are forgotten. */
-export const DIVERGENCES_MAX = 1_000
+const DIVERGENCES_MAX = 1_000
 /** Actions whose agreement is remembered; one that is forgotten is compared anew when somebody asks for that. */
 const AGREEMENTS_MAX = 10_000
 /** Audited actions that are remembered; one that is forgotten may be audited again. */

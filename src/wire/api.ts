@@ -464,7 +464,7 @@ export const DryRun = z.object({
 export type DryRun = z.infer<typeof DryRun>
 
 /** A node name, a glob (`ci-*`), or `key=value` with the key role, system, feature or label; a comma means and. */
-export const Selector = text(256).min(1)
+const Selector = text(256).min(1)
 export const DrainOrder = z.object({
   selector: Selector,
   reason: text(512).default(''),

@@ -192,7 +192,9 @@ test('why: a job that waits for the node that has its inputs says so', () => {
   world.node('other', { cpus: 1 })
   const entry = { ...fileEntry('big'), size: 2_000 * MIB }
   world.providers.set(sha('big'), [peerOf('holder')])
-  world.submit('big', [{ ...derivation('big'), inputs: { src: { kind: 'entry', entry } } }])
+  const big = { ...derivation('big'), inputs: { src: { kind: 'entry' as const, entry } } }
+  teach(world, [big], 60_000)
+  world.submit('big', [big])
   const answer = why(world, 'big')
   assert.equal(answer.class, 'locality')
   assert.match(answer.summary, /waits at most \d\.\d s for holder, which has its inputs already$/)

@@ -63,7 +63,7 @@ test('placement: of nodes that are equally fast the weakest is taken, so that st
   )
 })
 
-test('placement: a slow free node is declined when a busy faster one ends the job sooner, and the next job has it', () => {
+test('placement: a slow free node is declined when a busy faster one ends the job sooner, and another job has it', () => {
   const world = new World()
   const fast = world.node('fast', { speed: 4, cpus: 1 })
   world.node('slow', { speed: 1, cpus: 1 })
@@ -76,10 +76,10 @@ test('placement: a slow free node is declined when a busy faster one ends the jo
   const state = stateOf(world, 'first')
   assert(state?.kind === 'held-for')
   assert.deepEqual([state.node.record.name, state.atMs - world.nowMs], ['fast', 10_000])
-  // The fast node's time is promised: until 30 s there, until 40 s on the slow one. A third one takes what is free.
+  // Its time there is promised, until 20 s: the next one would end at 30 s, the one after that at 40 s, as here.
   submit(world, 'next')
   assert.equal(stateOf(world, 'next')?.kind, 'held-for')
-  teach(world, [derivation('third')], 40_000)
+  teach(world, [derivation('third')], 39_000)
   submit(world, 'third')
   assert.equal(nodeOf(world, 'third'), 'slow')
   world.pass(9_000)
@@ -162,6 +162,7 @@ test('placement: a busy node that has the inputs is waited for a moment, then an
   submit(world, 'running')
   world.node('other', { cpus: 1 })
   world.providers.set(sha('input of big'), [peerOf('holder')])
+  teach(world, [withInput('big', 1)], 60_000)
   world.submit('big', [withInput('big', 2_000 * MIB)])
   assert.equal(stateOf(world, 'big')?.kind, 'near-inputs')
   world.pass(NEAR_MS_MAX - 100)
@@ -179,6 +180,7 @@ test('placement: the node with the inputs gets the job when it has room in time'
   submit(world, 'running')
   world.node('other', { cpus: 1 })
   world.providers.set(sha('input of big'), [peerOf('holder')])
+  teach(world, [withInput('big', 1)], 60_000)
   world.submit('big', [withInput('big', 2_000 * MIB)])
   world.pass(500)
   holder.take()
@@ -209,12 +211,16 @@ test('placement: what is known to need memory is only started where that is free
 /** The node that a plain scan would take, by the same rules. */
 function scanned(world: World, job: Job, durationMs: number | undefined): NodeEntry | undefined {
   const requirement = requirementOf(job.waiters)
-  const { profiles } = world.scheduler
+  const { profiles, queues } = world.scheduler
+  // As it comes to wait.
+  queues.largest.see(requirement.cpusMin, 0)
   const found = [...world.scheduler.nodes.values()].flatMap((node) => {
     const seat = profiles.seatOf(node)
     if (seat === undefined || !isOpen(node) || !canStart(requirement, node)) return []
     const { kind, place } = seat
-    const share = (node.capacity.cpus - node.allocated.cpus) / node.capacity.cpus
+    const free = (node.capacity.cpus - node.allocated.cpus) / node.capacity.cpus
+    const order = queues.largest.orderOn(kind.rooms.largestCpus)
+    const share = order === 'tightest' ? Math.max(0, 1 - free) : free
     return [{ node, forMs: (durationMs ?? 10_000) / kind.speed, kind, place, share }]
   })
   const soonestMs = Math.min(...found.map(({ forMs }) => forMs))

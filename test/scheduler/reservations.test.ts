@@ -159,3 +159,22 @@ test('reservations: a job that has less priority than those that pass it keeps n
     assert.equal(world.scheduler.reservations.count, 0)
   }
 })
+
+test('reservations: a user who has more than others gets no node kept before them', () => {
+  const world = new World()
+  const node = world.node('n1', { cpus: 2 })
+  world.node('elsewhere', { cpus: 4, memoryBytes: 64 * GIB })
+  world.submit('much', [derivation('much', { cpus: 4, memoryBytes: 64 * GIB })], { user: 'a' })
+  world.submit(
+    'small',
+    Array.from({ length: 300 }, (_, at) => derivation(`small${at}`)),
+    { user: 'b' },
+  )
+  world.submit('big', [derivation('big', { cpus: 2 })], { user: 'a' })
+  for (let at = 0; at < 90; at += 1) {
+    world.pass(1_000)
+    const [first] = node.attempts
+    if (first !== undefined) node.build(first)
+    assert.equal(world.scheduler.reservations.count, 0)
+  }
+})

@@ -73,7 +73,7 @@ export interface LocalDeps {
 }
 
 /** The way up of a node that has parents. */
-export interface ParentPort {
+interface ParentPort {
   /** The parent should hear what is here now. */
   sync(): void
   belowChanged(): void

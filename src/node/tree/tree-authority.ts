@@ -84,7 +84,7 @@ class TreeAuthority implements Authority {
   readonly #outbox: Outbox
   readonly #uplink: Uplink
   #forwarding: Promise<void> | undefined
-  #adopting: Promise<void> | undefined
+  #isAdopting = false
   readonly #unshared = new Unshared()
   /** Requests that a parent may have taken over although its answer was not heard. */
   readonly #offered = new Set<string>()
@@ -295,12 +295,14 @@ class TreeAuthority implements Authority {
 
   /** Nobody above can be reached: what waits to be handed over is answered for here. */
   #adopt(): void {
-    this.#adopting ??= this.#adoptAll()
+    if (this.#isAdopting) return
+    this.#isAdopting = true
+    void this.#adoptAll()
       .catch((error: unknown) =>
         this.#deps.log.warn({ err: error }, 'waiting requests could not be taken over'),
       )
       .finally(() => {
-        this.#adopting = undefined
+        this.#isAdopting = false
       })
   }
 
@@ -353,6 +355,9 @@ class TreeAuthority implements Authority {
 
   async answer(call: ApiCall): Promise<ApiAnswer> {
     const id = /^\/api\/(?:requests|jobs)\/([^/?]+)/.exec(call.path)?.[1]
+    // In a ring the word that somebody else need not build it comes back to the one who said it.
+    if (id !== undefined && call.verb === 'POST' && call.user === '' && this.#offered.has(id))
+      return problemAnswer(new MeshError('MESH0505', `${id} is being settled by this node itself`))
     if (id !== undefined && this.#local.knows(decodeURIComponent(id)))
       return this.#local.answer(call)
     const waiting = id === undefined ? undefined : this.waiting.get(id)

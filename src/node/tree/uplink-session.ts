@@ -118,7 +118,7 @@ export class UplinkSession {
     const isOtherWay = way !== this.#way
     this.#way = way
     // Somebody else lets go of the ring that this node is in, who must hear of it: those above are passed on.
-    const orders = at === -1 ? message : { ...message, ancestors, grants: [] }
+    const orders = at === -1 ? message : { ...message, ancestors, grants: [], drains: [] }
     const sentAtMs = this.#sentAt(message.ackSeq, nowMs)
     return {
       kind: 'orders',

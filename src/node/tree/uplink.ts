@@ -111,20 +111,21 @@ export class Uplink implements AsyncDisposable {
     const { scheduler, self, apply, log } = this.#deps
     const { peerId } = self()
     const { name } = link.remote.record
-    const reason = objection(scheduler, peerId, { peerId: link.peerId, name })
-    if (reason !== undefined) {
-      link.close(reason)
+    const refusal = objection(scheduler, peerId, { peerId: link.peerId, name })
+    if (refusal !== undefined) {
+      link.close(refusal)
+      apply({ type: 'uplink-down', isRing: true })
       return
     }
     const state = new UplinkSession(scheduler, peerId, link.peerId)
     const session: Session = { link, state, isTelling: false }
     this.#session = session
     apply({ type: 'uplink-up', peerId: link.peerId })
-    void link.closed.then(() => {
+    void link.closed.then((reason) => {
       if (this.#session !== session) return
       this.#session = undefined
       this.#lostAtMs = this.#deps.clock.nowMs()
-      if (!this.#isStopped) apply({ type: 'uplink-down' })
+      if (!this.#isStopped) apply({ type: 'uplink-down', isRing: isLoop(reason) })
     })
     log.info({ parent: link.remote.record.name }, 'parent reached')
     this.request()

@@ -68,7 +68,7 @@ function shownAs(
     case 'disk':
       return { req, brief: amountBrief(verdict, node) }
     case 'inputs':
-      return { req, brief: 'no way' }
+      return { req, brief: 'cut off' }
     case 'not failed here':
       return { req: requirement, brief: 'failed' }
     case 'not refused here':
