@@ -63,14 +63,14 @@ export class Builders {
 
   /** Whether somebody who is away from a subtree could do it. */
   #mayComeBack(requirement: Requirement): boolean {
-    for (const node of this.#core.nodes.values())
-      if (
-        node.away.length > 0 &&
-        node.away.some(
-          (environment) => fitOf(requirement, { ...node, environments: [environment] }).isPossible,
-        )
-      )
-        return true
+    const { cpusMin, memoryBytes, diskBytes } = requirement
+    for (const node of this.#core.nodes.values()) {
+      const { environments = [], capacity } = node.away ?? {}
+      if (capacity === undefined || capacity.cpus < cpusMin) continue
+      if (capacity.memoryBytes < memoryBytes || capacity.diskBytes < diskBytes) continue
+      for (const environment of environments)
+        if (fitOf(requirement, { ...node, environments: [environment] }).isPossible) return true
+    }
     return false
   }
 

@@ -297,8 +297,8 @@ export interface NodeEntry {
   /** It was draining by itself when its connection ended: what it ran it gave up in an orderly way. */
   leftOrderly: boolean
   environments: readonly Environment[]
-  /** Of nodes below it that are away and may come back. */
-  away: readonly Environment[]
+  /** What nodes below it have that are away and may come back, and the most that one of them has. */
+  away: { readonly environments: readonly Environment[]; readonly capacity: Resources } | undefined
   capacity: Resources
   /** Reserved by live attempts. */
   readonly allocated: { cpus: number; memoryBytes: number; diskBytes: number }

@@ -113,7 +113,7 @@ export class Nodes {
         told: { state: 'ready', note: '' },
         leftOrderly: false,
         environments: [],
-        away: [],
+        away: undefined,
         capacity: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
         allocated: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
         attempts: new Set(),
@@ -210,7 +210,7 @@ export class Nodes {
     const wasState = node.state
     node.told = { state: message.state, note: message.note }
     node.environments = message.environments
-    node.away = message.away ?? []
+    node.away = message.away
     node.capacity = message.capacity
     node.bundle = message.bundle === undefined ? undefined : offerOf(message, message.bundle)
     this.#core.learning.speeds.told(node, message.speed)

@@ -112,6 +112,15 @@ export class Outcomes {
       if (outcome.kind !== 'built' && outcome.kind !== 'failed') return
       if (runnerOf(attempt).peerId !== (finished.runner?.peerId ?? node.peerId)) return
     }
+    // An attempt never changes who runs it. A result is signed, whatever else is said must be from who runs it.
+    const known = attempt.runner?.peerId
+    const told = finished.runner?.peerId
+    if (result === undefined && known !== undefined && told !== undefined && told !== known) {
+      // Where nobody says any more that he runs it, two have spoken for it, and one of them is wrong.
+      if (isLive(attempt) && !node.running.has(attempt.id))
+        this.endAttempt(attempt, 'lost', `${node.record.name} told of two who ran it`)
+      return
+    }
     if (finished.runner !== undefined) attempt.runner = finished.runner
     attempt.confirmed = true
     const isLate = !isLive(attempt)

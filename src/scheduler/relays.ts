@@ -379,9 +379,7 @@ export class Relays {
   heardFinished(node: NodeEntry, finished: FinishedAttempt): boolean {
     const relayed = this.#relayed.get(finished.attempt) ?? this.#foreign(finished.attempt, node)
     if (relayed === undefined) return false
-    const isResult = finished.outcome.kind === 'built' || finished.outcome.kind === 'failed'
-    // That it was lost on its old way is no news.
-    if (relayed.node !== node && !isResult && isHeldBy(relayed.node, relayed)) return true
+    if (relayed.node !== node && !this.#mayTell(relayed, node, finished)) return true
     relayed.confirmed = true
     if (relayed.node !== node) this.#assign(relayed, node, NOTHING)
     // It takes no room any more, and stays with its node until that has dropped it.
@@ -394,6 +392,18 @@ export class Relays {
     relayed.finished = finished
     this.#changed()
     return true
+  }
+
+  /** Whether another node than the one that it was passed on to may say how it ended: only on behalf of who runs it. */
+  #mayTell(relayed: Relayed, node: NodeEntry, { outcome, runner }: FinishedAttempt): boolean {
+    // That it was lost on its old way is no news.
+    const isResult = outcome.kind === 'built' || outcome.kind === 'failed'
+    if (!isResult && isHeldBy(relayed.node, relayed)) return false
+    // One that was just heard of for the first time is for its owner to judge.
+    if (relayed.lease === undefined && relayed.node === undefined) return true
+    const named = runner?.peerId ?? node.peerId
+    if (relayed.runner?.peerId !== named) return false
+    return named === node.peerId || this.#core.members.of(named)?.via === node.peerId
   }
 
   #free(relayed: Relayed): void {

@@ -38,7 +38,8 @@ export function offerOfSubtree(
     ? ownOffer(core)
     : jointOffer(core, workersOf(core), classes, heldCount)
   const away = awayOf(core)
-  return away.length === 0 ? offer : { ...offer, away }
+  if (away === undefined) return offer
+  return { ...offer, away: { ...away, environments: [...away.environments] } }
 }
 
 /** Whether nothing but the worker of this node could build anything here: it is no subtree to its parent. */
@@ -55,13 +56,28 @@ function workersOf(core: Core): NodeEntry[] {
 }
 
 /** What nodes have that were here and may be about to come back. */
-function awayOf({ nodes, moment }: Core): Environment[] {
+function awayOf({ nodes, moment }: Core): NodeEntry['away'] {
   const places = new Places()
-  for (const { connected, disconnectedAtMs, environments, away } of nodes.values()) {
+  let capacity = NOTHING
+  for (const { connected, disconnectedAtMs, environments, capacity: own, away } of nodes.values()) {
     if (!connected && moment.nowMs - disconnectedAtMs >= AWAY_MS_MAX) continue
-    for (const environment of connected ? away : [...environments, ...away]) places.of(environment)
+    const gone = connected ? [] : environments
+    if (gone.length === 0 && away === undefined) continue
+    for (const environment of [...gone, ...(away?.environments ?? [])]) places.of(environment)
+    if (gone.length > 0) capacity = largerOf(capacity, own)
+    if (away !== undefined) capacity = largerOf(capacity, away.capacity)
   }
-  return places.environments
+  return places.environments.length === 0
+    ? undefined
+    : { environments: places.environments, capacity }
+}
+
+function largerOf(a: Resources, b: Resources): Resources {
+  return {
+    cpus: Math.max(a.cpus, b.cpus),
+    memoryBytes: Math.max(a.memoryBytes, b.memoryBytes),
+    diskBytes: Math.max(a.diskBytes, b.diskBytes),
+  }
 }
 
 /** The worker of this node is all there is: the parent sees it as it is, less what runs for others. */
@@ -235,6 +251,15 @@ export function offeredBy(node: NodeEntry, key: string): BundleOfferItem[] {
   }))
 }
 
+/** What makes two environments one; an environment stays what it is. */
+const keys = new WeakMap<Environment, string>()
+
+function keyOf(environment: Environment): string {
+  const known = keys.get(environment) ?? JSON.stringify(environment)
+  keys.set(environment, known)
+  return known
+}
+
 /** The environments of a message, each once, and their places in it. */
 class Places {
   readonly environments: Environment[] = []
@@ -242,7 +267,7 @@ class Places {
 
   /** Undefined where there is no room for another one. */
   of(environment: Environment): number | undefined {
-    const key = JSON.stringify(environment)
+    const key = keyOf(environment)
     const known = this.#places.get(key)
     if (known !== undefined) return known
     if (this.environments.length >= ENVIRONMENTS_MAX) return undefined

@@ -270,8 +270,10 @@ const Sync = z.object({
   finished: z.array(FinishedAttempt).max(RUNNING_MAX),
   /** With FEATURE_TREE: the sender speaks for a subtree; its capacity is for display. */
   bundle: Bundle.optional(),
-  /** With FEATURE_TREE: environments of nodes below that are away and may come back. */
-  away: z.array(EnvironmentWire).max(64).optional(),
+  /** With FEATURE_TREE: what nodes below have that are away and may come back, and the most that one of them has. */
+  away: z
+    .object({ environments: z.array(EnvironmentWire).max(64), capacity: Resources })
+    .optional(),
   /** With FEATURE_TREE: who runs what below is not all known yet, for so long at most. */
   recoveringMs: count.optional(),
   /** How fast its processors are, as it measured: 1 is the reference machine. */
