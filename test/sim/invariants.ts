@@ -2,11 +2,14 @@
 import type { Digest } from '../../src/wire/digest.ts'
 import type { Fact } from '../../src/wire/facts.ts'
 import type { Userland } from '../../src/wire/environment.ts'
-import { isLive, type Job, type Request } from '../../src/scheduler/model.ts'
+import { isLive, runnerOf, type Job, type Request } from '../../src/scheduler/model.ts'
 import type { Desired } from '../../src/scheduler/events.ts'
 import { STORING_MS_MAX } from '../../src/scheduler/replicas.ts'
 import { Scheduler } from '../../src/scheduler/scheduler.ts'
 import type { Simulation } from './simulation.ts'
+
+/** The most builds that a derivation of a simulation is to have. */
+const VOTES_MAX = 3
 
 /** What the facts on the disk say has happened. */
 export class DurableIndex {
@@ -30,7 +33,7 @@ export function checkState(sim: Simulation, scheduler: Scheduler): void {
     let cpus = 0
     let memoryBytes = 0
     for (const attempt of node.attempts) {
-      cpus += attempt.cpus
+      cpus += attempt.allotted
       memoryBytes += attempt.memoryBytes
     }
     const { allocated, record } = node
@@ -115,7 +118,21 @@ export class StoringWatch {
 
 function checkJob(sim: Simulation, scheduler: Scheduler, job: Job): void {
   const live = job.attempts.filter(isLive)
-  sim.check(live.length <= 1, `${job.id} has ${live.length} live attempts`)
+  // Who asked for several builds may have left since they were begun.
+  sim.check(
+    live.length <= (sim.isCompared ? VOTES_MAX : 1),
+    `${job.id} has ${live.length} live attempts`,
+  )
+  const builders = live.map((attempt) => runnerOf(attempt).peerId)
+  sim.check(new Set(builders).size === builders.length, `${job.id} runs twice on one node`)
+  sim.check(
+    new Set(job.votes.map(({ node }) => node.peerId)).size === job.votes.length,
+    `${job.id} has two votes of one node`,
+  )
+  sim.check(
+    new Set(job.votes.map(({ action }) => action)).size <= 1,
+    `${job.id} compares different actions`,
+  )
   sim.check(
     (job.phase === 'leased') === live.length > 0,
     `${job.id} is ${job.phase} with ${live.length} live attempts`,
@@ -217,6 +234,7 @@ function durableState(scheduler: Scheduler): Record<string, string> {
       state.finishedStepCount,
       [...state.finished].map(({ wire }) => wire.id),
     ]),
+    learnt: stable([...state.estimates.snapshot()]),
     open: stable([...state.openJobs].map(([key, jobs]) => [key, [...jobs].map(({ id }) => id)])),
   }
   for (const [id, request] of state.requests) {
@@ -241,6 +259,7 @@ function durableState(scheduler: Scheduler): Record<string, string> {
         step.rebuild,
         [...step.stores],
         step.hasDiverged,
+        step.agreed,
         step.cached,
         step.failure,
       ])
@@ -260,6 +279,8 @@ function durableState(scheduler: Scheduler): Record<string, string> {
       job.rebuild,
       job.infraFailures,
       [...job.avoid],
+      job.votesWanted,
+      job.votes,
       waiters,
       shownBy,
       attempts,

@@ -280,6 +280,7 @@ export class SimOwner {
       cancel: desired.cancel,
       ack: desired.ack,
       tools: desired.tools,
+      allotments: desired.allotments,
       leases: desired.grants.map(({ attempt, action, limits, name }) => ({
         attempt: attempt.id,
         job: attempt.job.id,
@@ -291,7 +292,7 @@ export class SimOwner {
         system: attempt.system,
         isolation: attempt.isolation,
         userland: attempt.userland,
-        cpus: attempt.cpus,
+        cpus: attempt.allotted,
         memoryBytes: attempt.memoryBytes,
         limits,
       })),
@@ -327,6 +328,17 @@ function factSubject(fact: Fact): string {
       return fact.request.id
     case 'granted':
       return `${fact.attempt} of ${fact.job} on ${fact.node.name}`
+    case 'raised':
+      return `${fact.job} ${fact.memoryBytes}`
+    case 'learnt':
+      return ''
+    case 'voted':
+      return `${fact.job} ${fact.vote.attempt} on ${fact.vote.node.name}`
+    case 'verified':
+      return fact.action.slice(0, 6)
+    case 'diverged':
+    case 'audited':
+      return `${fact.job} ${fact.name}`
     case 'adopted':
       return fact.attempt
     case 'ended':
@@ -340,6 +352,21 @@ function factSubject(fact: Fact): string {
     case 'rewound':
     case 'reopened':
       return `${fact.request} ${fact.derivation}`
+    case 'boosted':
+    case 'held':
+    case 'released':
+    case 'cancelled':
+    case 'retried':
+      return `${fact.request} ${fact.derivation ?? ''}`
+    case 'drained':
+    case 'undrained':
+      return fact.selector
+    case 'quarantined':
+      return fact.node.name
+    case 'pardoned':
+      return fact.node
+    case 'killed':
+      return `${fact.attempt} on ${fact.node.name}`
     case 'bound':
     case 'noticed':
     case 'closed':

@@ -57,10 +57,13 @@ export interface Orders {
   readonly cancel: readonly string[]
   readonly ack: readonly string[]
   readonly tools: readonly string[]
+  readonly allotments: readonly { readonly attempt: string; readonly cpus: number }[]
 }
 
 interface Run {
   readonly lease: SimLease
+  /** Processors that it uses now. */
+  cpus: number
   phase: RunningAttempt['phase']
   limits: Limits
   startedAtMs: number
@@ -223,10 +226,11 @@ export class SimWorker {
       note: '',
       environments: [this.#told()],
       capacity: { cpus: this.cpus, memoryBytes: this.machine.memoryBytes, diskBytes: 2 ** 40 },
-      running: [...this.running.values()].map(({ lease, phase }) => ({
+      running: [...this.running.values()].map(({ lease, phase, cpus }) => ({
         attempt: lease.attempt,
         phase,
         phases: {},
+        held: { cpus, memoryBytes: lease.memoryBytes, diskBytes: 0 },
       })),
       finished: [...this.finished.values()],
     }
@@ -256,6 +260,10 @@ export class SimWorker {
     const isNews = orders.seq > this.#ackSeq
     this.#ackSeq = Math.max(this.#ackSeq, orders.seq)
     let hasChanged = false
+    for (const { attempt, cpus } of orders.allotments) {
+      const run = this.running.get(attempt)
+      if (run !== undefined) run.cpus = cpus
+    }
     for (const lease of orders.leases) hasChanged = this.#begin(lease) || hasChanged
     for (const { attempt, limits } of orders.limits) {
       const run = this.running.get(attempt)
@@ -291,6 +299,7 @@ export class SimWorker {
     this.#sim.trace(`begin ${lease.attempt} on ${this.machine.name}`)
     const run: Run = {
       lease,
+      cpus: lease.cpus,
       phase: 'leased',
       limits: lease.limits,
       startedAtMs: this.#sim.clock.nowMs(),
@@ -300,7 +309,7 @@ export class SimWorker {
     let cpus = 0
     let memoryBytes = 0
     for (const other of this.running.values()) {
-      cpus += other.lease.cpus
+      cpus += other.cpus
       memoryBytes += other.lease.memoryBytes
     }
     // What was granted before its processors became fewer goes on.

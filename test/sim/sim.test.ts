@@ -29,6 +29,11 @@ test('simulation: all invariants hold with every fact and sync encoded', () => {
   runSeeds(2_000, 12, { nodeCount: 4, isEncoded: true })
 })
 
+test('simulation: all invariants hold where several nodes build the same and are compared', () => {
+  runSeeds(3_000, 60, { nodeCount: 8, isCompared: true })
+  runSeeds(3_100, 10, { nodeCount: 4, isCompared: true, isEncoded: true })
+})
+
 test('simulation: the same seed gives the same run, another seed another', () => {
   const [first, again, other] = [7, 7, 8].map((seed) =>
     new Simulation({ seed, nodeCount: 8 }).run(),

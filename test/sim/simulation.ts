@@ -18,7 +18,13 @@ import { Places } from './places.ts'
 import { SimClock } from './sim-clock.ts'
 import { Disk, SimOwner } from './sim-owner.ts'
 import { behaviourOf, SimWorker, SLOW_MS, type Machine, type SimLease } from './sim-worker.ts'
-import { makeMachines, makePlans, otherEnvironment, type Plan } from './workload.ts'
+import {
+  makeEqualMachines,
+  makeMachines,
+  makePlans,
+  otherEnvironment,
+  type Plan,
+} from './workload.ts'
 
 /** Requests come, and things go wrong, until then. */
 const ROUGH_MS = 60_000
@@ -37,6 +43,8 @@ export interface SimOptions {
   readonly isEncoded?: boolean
   /** Called with every line of the trace. */
   readonly onTrace?: (line: string) => void
+  /** Many derivations are to be built by several nodes; all machines are alike then. */
+  readonly isCompared?: boolean
 }
 
 export interface SimReport {
@@ -79,6 +87,7 @@ export class Simulation {
   >()
   readonly #builds = new Map<string, number>()
   /** Whether anything goes wrong in this run at all. */
+  readonly isCompared: boolean
   readonly isEventful: boolean
   /** Whether it may go wrong now. */
   isRough: boolean
@@ -94,7 +103,10 @@ export class Simulation {
     const { dice } = this
     this.isEventful = dice.chance(0.8)
     this.isRough = this.isEventful
-    this.#machines = makeMachines(dice, options.nodeCount, !this.isEventful)
+    this.isCompared = options.isCompared === true
+    this.#machines = this.isCompared
+      ? makeEqualMachines(dice, options.nodeCount)
+      : makeMachines(dice, options.nodeCount, !this.isEventful)
     this.#workers = this.#machines.map((machine) => new SimWorker(this, machine))
     const requestCount = dice.chance(0.2) ? dice.between(15, 25) : dice.between(2, 7)
     const plans = makePlans(dice, {
@@ -102,6 +114,7 @@ export class Simulation {
       fromMs: 6_000,
       toMs: ROUGH_MS - 10_000,
       isCalm: !this.isEventful,
+      isCompared: this.isCompared,
     })
     this.#clients = plans.map((plan) => ({ plan, isAccepted: false, hasCancelled: false }))
     for (const { wire } of plans)
@@ -193,7 +206,7 @@ export class Simulation {
     const count = (this.#builds.get(build) ?? 0) + 1
     this.#builds.set(build, count)
     this.check(
-      this.isEventful || count === 1,
+      this.isEventful || this.isCompared || count === 1,
       `${lease.name} (${lease.jobKey}) was built ${count} times, though nothing failed`,
     )
   }
@@ -291,7 +304,8 @@ export class Simulation {
     if (!worker.isUp) return
     this.trace(`kill ${worker.machine.name}`)
     worker.kill()
-    const next = this.dice.chance(0.15)
+    const isChanged = this.dice.chance(0.15) && !this.isCompared
+    const next = isChanged
       ? otherEnvironment(this.dice, this.#machines.length)
       : worker.machine.environment
     this.clock.setTimer(this.dice.between(100, 25_000), () => worker.start(next))
@@ -415,10 +429,12 @@ export class Simulation {
     const { noWait } = client.plan.wire
     const isTrue: Record<string, boolean> = {
       MESH0401: behaviour === 'fail',
+      MESH0405: this.isCompared && behaviour === 'random',
       MESH0402: behaviour === 'slow' && step.derivation.run.timeoutMs < SLOW_MS,
       MESH0301: noWait && (client.plan.isImpossible || this.isEventful),
       MESH0505: this.isEventful,
       MESH0506: this.isEventful,
+      MESH0507: this.isEventful,
     }
     const { id } = client.plan.wire
     this.check(
@@ -454,9 +470,11 @@ export class Simulation {
       `these jobs are open: ${[...state.openJobs.keys()].join()}`,
     )
     const unrepaired = this.#unrepaired()
+    // The end of a quarantine comes whether anybody waits for it or not.
+    const isAnyQuarantined = [...nodes.values()].some(({ state: taken }) => taken === 'quarantined')
     this.check(unrepaired === undefined, `${unrepaired} is done with too few replicas`)
     this.check(
-      this.#isAnyLost() || owner.scheduler.nextDeadlineMs() === undefined,
+      this.#isAnyLost() || isAnyQuarantined || owner.scheduler.nextDeadlineMs() === undefined,
       'a deadline is waited for',
     )
     checkReplay(this, owner.scheduler, owner.allFacts)

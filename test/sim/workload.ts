@@ -44,6 +44,16 @@ export function makeMachines(dice: Dice, count: number, isCalm: boolean): Machin
   })
 }
 
+/** Machines of one userland, each large enough for everything: any of them may be asked to build the same. */
+export function makeEqualMachines(dice: Dice, count: number): Machine[] {
+  return makeMachines(dice, count, false).map((machine) => ({
+    ...machine,
+    cpus: CPUS_MAX,
+    memoryBytes: MEMORY_MAX,
+    environment: environment(PROFILES[0]),
+  }))
+}
+
 /** What a machine may be changed to; one of those that will be there in the end. */
 export function otherEnvironment(dice: Dice, machineCount: number): Environment {
   return environment(dice.pick(PROFILES.slice(0, machineCount)))
@@ -73,6 +83,8 @@ export interface WorkloadOptions {
   readonly toMs: number
   /** Without cancels and failures. */
   readonly isCalm: boolean
+  /** Many derivations are to be built by several nodes. */
+  readonly isCompared?: boolean
 }
 
 export function makePlans(dice: Dice, options: WorkloadOptions): Plan[] {
@@ -92,6 +104,7 @@ export function makePlans(dice: Dice, options: WorkloadOptions): Plan[] {
         template,
         template.name === changed ? dice.between(1, 3) : 0,
         template.name === impossible,
+        options.isCompared === true && dice.chance(0.4) ? dice.pick([2, 2, 3]) : 1,
       ),
     )
     const atMs = dice.between(options.fromMs, options.toMs)
@@ -145,6 +158,7 @@ function makeDerivation(
   template: Template,
   revision: number,
   isImpossible: boolean,
+  verify: number,
 ): Derivation {
   const { name, after, behaviour, tools, cpus, cpusMax, isFetch } = template
   return derivation(name, {
@@ -156,6 +170,9 @@ function makeDerivation(
     cpusMax,
     memoryBytes: isImpossible ? MEMORY_IMPOSSIBLE : dice.pick([0, 0, 1, 2, 8]) * GIB,
     ...(isFetch ? { urls: [`https://example.org/${name}`] } : { sources: [`source of ${name}`] }),
-    run: behaviour === 'slow' ? { timeoutMs: dice.pick([4_000, 20_000]) } : {},
+    run: {
+      ...(behaviour === 'slow' ? { timeoutMs: dice.pick([4_000, 20_000]) } : {}),
+      ...(verify > 1 ? { verify } : {}),
+    },
   })
 }
