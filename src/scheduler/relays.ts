@@ -20,11 +20,13 @@ import {
   type SyncMessage,
 } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
-import { canStart, environmentFor, freeOf, type Requirement } from './match.ts'
+import { freeOf, type Requirement } from './match.ts'
 import type { NodeEntry, Relayed } from './model.ts'
 import { DISCONNECT_GRACE_MS } from './nodes.ts'
+import { chooseNode } from './relay-choice.ts'
+import { hasMoved, isHeldBy, leaseResources, newRelayed, NOTHING, sameLimits } from './relayed.ts'
 import { requirementFromWire, requirementOfLease } from './requirement-wire.ts'
-import { offeredBy, offerOfSubtree } from './subtree-offer.ts'
+import { offerOfSubtree } from './subtree-offer.ts'
 
 /** What finds no room goes back after this. */
 const RETURN_MS = 2_000
@@ -35,7 +37,6 @@ const NESTING_MS = 1_000
 /** Parents whose epochs are remembered. */
 const GRANTERS_MAX = 64
 
-const NOTHING: Resources = { cpus: 0, memoryBytes: 0, diskBytes: 0 }
 const NO_BYTES = { peer: 0, mirror: 0, local: 0 } as const
 
 export class Relays {
@@ -166,24 +167,7 @@ export class Relays {
     }
     if (this.#relayed.size >= RUNNING_MAX) return
     this.#changed()
-    this.#relayed.set(lease.attempt, {
-      id: lease.attempt,
-      lease,
-      limits: lease.limits,
-      node: undefined,
-      boot: '',
-      runner: undefined,
-      phase: 'leased',
-      phases: {},
-      reserved: NOTHING,
-      finished: undefined,
-      fate: 'open',
-      sinceMs: this.#core.moment.nowMs,
-      leaseUntilMs: Number.POSITIVE_INFINITY,
-      confirmed: false,
-      sentSeq: 0,
-      isAway: false,
-    })
+    this.#relayed.set(lease.attempt, newRelayed(lease.attempt, this.#core.moment.nowMs, lease))
   }
 
   #limit(id: string, limits: Limits): void {
@@ -245,16 +229,24 @@ export class Relays {
   }
 
   #release(relayed: Relayed): void {
-    const { node, reserved } = relayed
+    const { node } = relayed
     if (node === undefined) return
+    this.#free(relayed)
     node.relayed.delete(relayed.id)
+    relayed.node = undefined
+    this.#core.waiting.nodeChanged(node)
+    this.#core.allotments.nodeChanged(node)
+  }
+
+  /** It takes no room any more. */
+  #free(relayed: Relayed): void {
+    const { node, reserved } = relayed
+    if (node === undefined || reserved === NOTHING) return
     node.allocated.cpus -= reserved.cpus
     node.allocated.memoryBytes -= reserved.memoryBytes
     node.allocated.diskBytes -= reserved.diskBytes
     relayed.reserved = NOTHING
-    relayed.node = undefined
     this.#core.waiting.nodeChanged(node)
-    this.#core.allotments.nodeChanged(node)
   }
 
   #assign(relayed: Relayed, node: NodeEntry, reserved: Resources): void {
@@ -283,7 +275,7 @@ export class Relays {
       const { lease } = relayed
       if (lease === undefined) continue
       const requirement = requirementOfLease(lease)
-      const node = this.#choose(lease, requirement)
+      const node = chooseNode(this.#core, lease, requirement)
       if (node === undefined) continue
       const cpus = Math.max(
         requirement.cpusMin,
@@ -300,31 +292,6 @@ export class Relays {
       this.#core.effects.push({ type: 'desired', peerId: node.peerId })
       this.#changed()
     }
-  }
-
-  /** Of the nodes that could start it now the fastest, of equal ones the one with the largest free share. */
-  #choose(lease: Lease, requirement: Requirement): NodeEntry | undefined {
-    let best: { readonly node: NodeEntry; readonly score: number } | undefined
-    for (const node of this.#core.nodes.values()) {
-      if (!this.#mayTake(node, lease, requirement)) continue
-      const share = freeOf(node).cpus / Math.max(1, node.capacity.cpus)
-      const isAvoided = lease.terms?.avoid.includes(node.peerId) === true
-      const score = (isAvoided ? -1e6 : 0) + node.speed * 10 + share
-      if (best === undefined || score > best.score) best = { node, score }
-    }
-    return best?.node
-  }
-
-  #mayTake(node: NodeEntry, lease: Lease, requirement: Requirement): boolean {
-    if (!node.connected || node.ackSeq === 0) return false
-    // What was given up there may still run, as long as nobody has heard otherwise.
-    if (this.#core.moment.nowMs - node.lastSyncMs > LEASE_MS) return false
-    if (node.bundle === undefined) return !isBarred(node, lease) && canStart(requirement, node)
-    return offeredBy(node, lease.terms?.class ?? '').some(
-      ({ environment, count }) =>
-        count > 0 &&
-        environmentFor(requirement, { ...node, environments: [environment] }) !== undefined,
-    )
   }
 
   /** How long a lease that is passed on now runs: it ends before that of this node. */
@@ -406,37 +373,12 @@ export class Relays {
     return named === node.peerId || this.#core.members.of(named)?.via === node.peerId
   }
 
-  #free(relayed: Relayed): void {
-    const { node, reserved } = relayed
-    if (node === undefined || reserved === NOTHING) return
-    node.allocated.cpus -= reserved.cpus
-    node.allocated.memoryBytes -= reserved.memoryBytes
-    node.allocated.diskBytes -= reserved.diskBytes
-    relayed.reserved = NOTHING
-    this.#core.waiting.nodeChanged(node)
-  }
-
   /** Granted by way of another parent, or before this node was restarted: whoever granted it says what becomes of it. */
   #foreign(id: string, node: NodeEntry): Relayed | undefined {
     if (!this.#core.hasParents || this.#relayed.size >= RUNNING_MAX) return undefined
-    const relayed: Relayed = {
-      id,
-      lease: undefined,
-      limits: undefined,
-      node: undefined,
-      boot: node.boot,
-      runner: undefined,
-      phase: 'leased',
-      phases: {},
-      reserved: NOTHING,
-      finished: undefined,
-      fate: 'open',
-      sinceMs: this.#core.moment.nowMs,
-      leaseUntilMs: Number.POSITIVE_INFINITY,
-      confirmed: true,
-      sentSeq: 0,
-      isAway: false,
-    }
+    const relayed = newRelayed(id, this.#core.moment.nowMs)
+    relayed.boot = node.boot
+    relayed.confirmed = true
     this.#relayed.set(id, relayed)
     return relayed
   }
@@ -644,40 +586,3 @@ export class Relays {
 
 const wayOf = (ancestors: readonly NodeRef[]): string =>
   ancestors.map(({ peerId }) => peerId).join()
-
-/** The node is there and says that it has it, or knows who has. */
-function isHeldBy(node: NodeEntry | undefined, { id, isAway }: Relayed): boolean {
-  return node?.connected === true && !isAway && node.running.has(id)
-}
-
-/** Whoever runs it may come back by way of another node; until its old one notices that, both tell of it. */
-function hasMoved(relayed: Relayed, node: NodeEntry, { awayMs, runner }: RunningAttempt): boolean {
-  if (relayed.node === undefined) return true
-  if (awayMs !== undefined) return !relayed.node.connected
-  if (!isHeldBy(relayed.node, relayed)) return true
-  // The one who runs it says so itself.
-  return runner === undefined && (relayed.runner?.peerId ?? node.peerId) === node.peerId
-}
-
-function leaseResources(lease: Lease | undefined): Resources {
-  if (lease === undefined) return NOTHING
-  const { cpus, memoryBytes, diskBytes } = lease
-  return { cpus, memoryBytes, diskBytes }
-}
-
-function sameLimits(a: Limits | undefined, b: Limits): boolean {
-  return (
-    a?.timeoutMs === b.timeoutMs &&
-    a.maxSilentMs === b.maxSilentMs &&
-    a.maxLogBytes === b.maxLogBytes
-  )
-}
-
-/** Of a job that several nodes are to build: whether this one builds it or has built it. It would only agree with itself. */
-function isBarred(node: NodeEntry, { job, attempt, terms }: Lease): boolean {
-  if (terms?.barred === undefined) return false
-  if (terms.barred.includes(node.peerId)) return true
-  for (const { id, lease, finished } of node.relayed.values())
-    if (id !== attempt && lease?.job === job && finished === undefined) return true
-  return false
-}
