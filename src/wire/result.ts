@@ -153,7 +153,21 @@ const SPKI_HEAD = Buffer.from('302a300506032b6570032100', 'hex')
 /** An Ed25519 peer id is an identity multihash of a protobuf: 0x00 0x24 0x08 0x01 0x12 0x20, then the key (libp2p specs, peer-ids). */
 const PEER_ID_HEAD = Buffer.from('002408011220', 'hex')
 
+/** Keys of the peers that signed last: making one costs as much as a signature. */
+const KEYS_MAX = 4_096
+const keys = new Map<string, KeyObject>()
+
 export function publicKeyOf(peerId: string): KeyObject {
+  const known = keys.get(peerId)
+  if (known !== undefined) return known
+  const key = readPublicKey(peerId)
+  const [oldest] = keys.keys()
+  if (keys.size >= KEYS_MAX && oldest !== undefined) keys.delete(oldest)
+  keys.set(peerId, key)
+  return key
+}
+
+function readPublicKey(peerId: string): KeyObject {
   const bytes = Buffer.from(base58btc.decode(`z${peerId}`))
   if (bytes.byteLength !== 38 || !bytes.subarray(0, 6).equals(PEER_ID_HEAD))
     throw new MeshError('MESH0210', `${peerId} is not the id of an Ed25519 key`)
