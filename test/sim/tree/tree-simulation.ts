@@ -31,6 +31,9 @@ const ROUGH_MS = 60_000
 const PEACE_MS_MAX = 900_000
 /** And then nothing be left after this. */
 const QUIET_MS = 60_000
+/** The same of a farm, in which nothing goes wrong: it need not last. */
+const FARM_ROUGH_MS = 26_000
+const FARM_QUIET_MS = 12_000
 /** Replicas are made in the background. */
 const REPAIR_MS_MAX = 200_000
 const EVENTS_MAX = 3_000_000
@@ -169,11 +172,13 @@ export class TreeSimulation implements TreeWorld {
       this.clock.setTimer(client.plan.atMs - this.clock.nowMs(), () => this.#submit(client))
     if (this.mood === 'gentle') this.#gentleTroubleSoon()
     if (this.mood === 'rough') this.#troubleSoon(this.dice.pick([500, 1_500, 5_000]))
-    this.#runUntil(ROUGH_MS, () => false)
+    const isFarm = this.#options.farm !== undefined
+    const roughMs = isFarm ? FARM_ROUGH_MS : ROUGH_MS
+    this.#runUntil(roughMs, () => false)
     this.#makePeace()
-    this.#runUntil(ROUGH_MS + PEACE_MS_MAX, () => this.#areAllEnded())
+    this.#runUntil(roughMs + PEACE_MS_MAX, () => this.#areAllEnded())
     for (const client of this.clients) this.#checkEnd(client)
-    this.#runUntil(this.clock.nowMs() + QUIET_MS, () => false)
+    this.#runUntil(this.clock.nowMs() + (isFarm ? FARM_QUIET_MS : QUIET_MS), () => false)
     this.#runUntil(this.clock.nowMs() + REPAIR_MS_MAX, () => this.#isRested())
     for (const machine of this.machines)
       checkRest(this, machine, {
