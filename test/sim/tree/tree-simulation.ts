@@ -107,6 +107,8 @@ export class TreeSimulation implements TreeWorld {
   #events = 0
   #applied = 0
   readonly #stranded = new Set<Machine>()
+  /** Requests that ended so long ago, by the steps of others, that their owner has forgotten them. */
+  readonly #evicted = new Set<string>()
 
   constructor(options: TreeOptions) {
     this.#options = options
@@ -290,6 +292,7 @@ export class TreeSimulation implements TreeWorld {
       fact.type !== 'ended' || fact.state === 'lost' || fact.error?.includes(LIE) !== true,
       () => `${machine.name} believed a lie: ${describe(fact)}`,
     )
+    if (fact.type === 'evicted') this.#evicted.add(fact.request)
     this.trace(() => `${machine.name}: ${describe(fact)}`)
   }
 
@@ -423,7 +426,7 @@ export class TreeSimulation implements TreeWorld {
   #isEnded({ plan }: Client): boolean {
     const owners = this.ownersOf(plan.wire.id)
     return (
-      owners.length > 0 &&
+      (owners.length > 0 || this.#evicted.has(plan.wire.id)) &&
       owners.every((owner) => owner.request.state !== 'active' || this.#isStranded(owner))
     )
   }
@@ -464,6 +467,7 @@ export class TreeSimulation implements TreeWorld {
   #checkEnd(client: Client): void {
     const { id } = client.plan.wire
     const owners = this.ownersOf(id)
+    if (owners.length === 0 && this.#evicted.has(id)) return
     this.check(
       client.isAccepted && owners.length > 0,
       () =>
