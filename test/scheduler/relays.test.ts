@@ -255,3 +255,18 @@ test('relays: two that are each other’s parents do not go round for ever, the 
   assert.match(above.objectionTo(below) ?? '', /is itself below this node/)
   assert.equal(below.objectionTo(above), undefined)
 })
+
+test('relays: grants that do not fit one message follow with the next, and none of them is taken for lost', () => {
+  const world = new TreeWorld()
+  const root = world.node('root')
+  const leaf = world.node('leaf', { parent: root, cpus: 8 })
+  world.pass(25_000)
+  const names = ['a', 'b', 'c', 'd', 'e', 'f', 'g']
+  root.submit(
+    'r',
+    names.map((name) => derivation(name, { args: [name, 'x'.repeat(900_000)] })),
+  )
+  world.pass(10_000)
+  assert.deepEqual(leaf.names.toSorted(), names)
+  for (const name of names) assert.equal(root.step('r', name).job?.infraFailures, 0, name)
+})
