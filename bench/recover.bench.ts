@@ -16,7 +16,7 @@ import { figure, type Context, type Subject } from './subject.ts'
 
 const POLL_MS = 20
 const WAIT_MS_MAX = 60_000
-const WORKER = { role: 'worker,store', listen: 'none', args: ['--isolation', 'process'] } as const
+const WORKER = { role: 'worker,store', listen: 'none', args: ['--isolation', 'host'] } as const
 
 /** Asks until the answer will do; a daemon that is away is asked again. */
 async function until<T>(

@@ -57,7 +57,7 @@ export function acceptanceChecks(
         await mkdir(own, { mode: 0o700 })
         const build = executor.start({
           attempt: `${lease.attempt}-check${index}`,
-          isolation: 'process',
+          isolation: 'host',
           directory: own,
           argv: [path],
           env: environmentOf(lease, action, node),

@@ -92,7 +92,7 @@ export async function openHostEnvironment(options: {
     .join('-')
     .slice(0, 64)
   const isolations: Isolation[] =
-    options.sandbox.method === 'none' ? ['process'] : ['process', 'namespace']
+    options.sandbox.method === 'none' ? ['host'] : ['host', 'namespace']
   return {
     environments: isolations.map((isolation) => ({
       system,

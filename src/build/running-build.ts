@@ -343,7 +343,7 @@ export class RunningBuild {
     const pid = this.#child?.pid
     if (this.#over || pid === undefined) return
     this.#killTimer = this.#deps.clock.setTimer(KILL_AGAIN_MS, () => this.#killNow())
-    if (this.#spec.isolation === 'process') {
+    if (this.#spec.isolation === 'host') {
       killProcess(-pid)
       return
     }

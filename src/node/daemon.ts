@@ -386,7 +386,7 @@ async function openOwnExecutor(
     { clock, log: log.child({ component: 'executor' }) },
     {
       directory: config.data,
-      ...(config.isolation === 'process' ? { forbid: ['helper', 'bwrap', 'unshare'] } : {}),
+      ...(config.isolation === 'host' ? { forbid: ['helper', 'bwrap', 'unshare'] } : {}),
     },
   )
 }

@@ -302,6 +302,8 @@ function derivationOf({ resolved }: Job, { name, needs, run }: Derivation): Deri
     Object.fromEntries(
       Object.entries(inputs).map(([variable, entry]) => [variable, { kind: 'entry', entry }]),
     )
+  const layers = (image: readonly Entry[] | undefined): Pick<Derivation, 'image'> =>
+    image === undefined ? {} : { image: image.map((entry) => ({ kind: 'entry', entry })) }
   const { builder, args, env, outputs, system, hosts, network, sealed, tools } = resolved
   return {
     name,
@@ -312,9 +314,11 @@ function derivationOf({ resolved }: Job, { name, needs, run }: Derivation): Deri
     outputs,
     system,
     hosts,
-    variants: resolved.variants.map(({ inputs, ...variant }) => ({
+    ...layers(resolved.image),
+    variants: resolved.variants.map(({ inputs, image, ...variant }) => ({
       ...variant,
       inputs: entries(inputs),
+      ...layers(image),
     })),
     network,
     sealed,

@@ -1,6 +1,6 @@
 /** What a graph must hold before a request with it is accepted. Clients check too; they are not believed. */
 import { MeshError } from '../base/errors.ts'
-import { BUILTIN_FETCH, dependenciesOf, type Graph } from '../wire/derivation.ts'
+import { BUILTIN_FETCH, dependenciesOf, inputsOf, type Graph } from '../wire/derivation.ts'
 
 /** Throws MESH0202-0211 for a graph with duplicate or unknown names, a circle, or a malformed fetch. */
 export function checkGraph(graph: Graph): void {
@@ -24,18 +24,13 @@ export function checkGraph(graph: Graph): void {
         'MESH0203',
         `derivation "${derivation.name}": needs.cpus has max ${derivation.needs.cpus.max} below min ${derivation.needs.cpus.min}`,
       )
-    for (const inputs of [
-      derivation.inputs,
-      ...derivation.variants.map((variant) => variant.inputs),
-    ]) {
-      for (const input of Object.values(inputs)) {
-        if (input.kind !== 'output') continue
-        if (byName.get(input.derivation)?.outputs.includes(input.output) !== true)
-          throw new MeshError(
-            'MESH0206',
-            `derivation "${derivation.name}" takes ${input.derivation}.${input.output}, which does not exist`,
-          )
-      }
+    for (const input of inputsOf(derivation)) {
+      if (input.kind !== 'output') continue
+      if (byName.get(input.derivation)?.outputs.includes(input.output) !== true)
+        throw new MeshError(
+          'MESH0206',
+          `derivation "${derivation.name}" takes ${input.derivation}.${input.output}, which does not exist`,
+        )
     }
   }
   const missing = new Map(

@@ -144,8 +144,8 @@ export function environmentFor(
   let best: Environment | undefined
   for (const environment of node.environments) {
     if (!servesSystem(requirement, environment)) continue
-    if (requirement.sealed && environment.isolation === 'process') continue
-    if (best === undefined || (best.isolation === 'process' && environment.isolation !== 'process'))
+    if (requirement.sealed && environment.isolation === 'host') continue
+    if (best === undefined || (best.isolation === 'host' && environment.isolation !== 'host'))
       best = environment
   }
   return best
@@ -259,8 +259,8 @@ function checkEnvironments(
     )
     const strongest = isolations.has('namespace')
       ? 'namespace'
-      : isolations.has('process')
-        ? 'process'
+      : isolations.has('host')
+        ? 'host'
         : 'none'
     check('isolation', 'namespace', strongest, strongest === 'namespace', true)
   }

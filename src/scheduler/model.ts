@@ -171,6 +171,8 @@ export interface Attempt {
   /** Which start of the holder it was granted to. */
   boot: string
   readonly system: string
+  /** The machine's own system, where it emulates the other. */
+  readonly machine: string | undefined
   readonly isolation: Isolation
   readonly label: string
   readonly action: Digest

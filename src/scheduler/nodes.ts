@@ -50,13 +50,13 @@ export class Nodes {
   }
 
   #actionOf(attempt: Attempt): Action {
-    const { userland, job, system } = attempt
+    const { userland, job, system, machine } = attempt
     const fingerprint =
       userland === null
         ? FETCH_FINGERPRINT
         : (fingerprintOf({ system, ...userland }, Object.keys(userland.tools).toSorted()) ??
           FETCH_FINGERPRINT)
-    return makeAction(job.resolved, system, fingerprint)
+    return makeAction(job.resolved, { system, machine }, fingerprint)
   }
 
   reserve(node: NodeEntry, attempt: Attempt): void {

@@ -1,5 +1,5 @@
 /** How attempts end, and what follows: results pinned, failures told, lost inputs made again, another try. */
-import { jobKey, resolveDerivation } from '../wire/derivation.ts'
+import { entriesOf, inputsOf, jobKey, resolveDerivation } from '../wire/derivation.ts'
 import type { Digest } from '../wire/digest.ts'
 import type { BytesMoved, LostCause } from '../wire/facts.ts'
 import type { ActionResult } from '../wire/result.ts'
@@ -435,10 +435,7 @@ function exitCodeOf(outcome: FinishedAttempt['outcome'] | undefined): number | n
 
 /** An input of the job by its digest. */
 function entryOf({ resolved }: Job, digest: Digest): Entry | undefined {
-  for (const { inputs } of [resolved, ...resolved.variants])
-    for (const entry of Object.values(inputs))
-      if (entry.kind !== 'symlink' && entry.digest === digest) return entry
-  return undefined
+  return entriesOf(resolved).find((entry) => entry.kind !== 'symlink' && entry.digest === digest)
 }
 
 /** Whether the step, as its inputs are now, is still what `key` stands for. */
@@ -453,25 +450,20 @@ function isResolvedTo(step: Step, key: Digest): boolean {
 /** The steps whose outputs are the lost inputs of `step`; undefined when one of them is a source. */
 function producersOf(step: Step, lost: ReadonlySet<Digest>): Step[] | undefined {
   const producers = new Set<Step>()
-  for (const inputs of [
-    step.derivation.inputs,
-    ...step.derivation.variants.map((variant) => variant.inputs),
-  ]) {
-    for (const input of Object.values(inputs)) {
-      if (input.kind === 'entry') {
-        if (input.entry.kind !== 'symlink' && lost.has(input.entry.digest)) return undefined
-        continue
-      }
-      const producer = step.request.steps.get(input.derivation)
-      const output = producer?.outputs?.[input.output]
-      if (
-        producer !== undefined &&
-        output !== undefined &&
-        output.kind !== 'symlink' &&
-        lost.has(output.digest)
-      )
-        producers.add(producer)
+  for (const input of inputsOf(step.derivation)) {
+    if (input.kind === 'entry') {
+      if (input.entry.kind !== 'symlink' && lost.has(input.entry.digest)) return undefined
+      continue
     }
+    const producer = step.request.steps.get(input.derivation)
+    const output = producer?.outputs?.[input.output]
+    if (
+      producer !== undefined &&
+      output !== undefined &&
+      output.kind !== 'symlink' &&
+      lost.has(output.digest)
+    )
+      producers.add(producer)
   }
   return producers.size === 0 ? undefined : [...producers]
 }

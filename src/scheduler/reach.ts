@@ -4,6 +4,7 @@
  * What the records say is believed until an attempt shows otherwise: then the pair is remembered for a
  * while, longer each time, until one of the two connects anew or another store does.
  */
+import { imageFor, variantFor } from '../wire/derivation.ts'
 import type { Digest } from '../wire/digest.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
 import { blobOf } from '../wire/tree.ts'
@@ -89,8 +90,8 @@ export class Reach {
     const producers = new Set<Step>()
     for (const step of job.waiters) {
       const { derivation, request } = step
-      for (const { inputs } of [derivation, ...derivation.variants]) {
-        const input = inputs[name]
+      for (const taken of [derivation, ...derivation.variants]) {
+        const input = namedInputs(taken).get(name)
         if (input?.kind === 'entry') holders.add(request.wire.entry.peerId)
         const producer = input?.kind === 'output' ? request.steps.get(input.derivation) : undefined
         if (producer === undefined) continue
@@ -208,18 +209,32 @@ const LOOPBACK = /^(?:\/ip4\/127\.|\/ip6\/::1\/|https?:\/\/(?:127\.|localhost\b|
 
 /** The inputs that have bytes; with a system only those of an action for it. */
 function inputsOf({ resolved }: Job, system: string | undefined): Input[] {
+  const taken =
+    system === undefined
+      ? [resolved, ...resolved.variants]
+      : [
+          { inputs: resolved.inputs, image: imageFor(resolved, { system }) },
+          { inputs: variantFor(resolved.variants, { system })?.inputs ?? {} },
+        ]
   const found: Input[] = []
-  for (const { inputs, host } of [
-    { inputs: resolved.inputs, host: system },
-    ...resolved.variants,
-  ]) {
-    if (system !== undefined && host !== system) continue
-    for (const [name, entry] of Object.entries(inputs)) {
+  for (const each of taken)
+    for (const [name, entry] of namedInputs(each)) {
       const blob = blobOf(entry)
       if (blob !== undefined) found.push({ name, ...blob })
     }
-  }
   return found
+}
+
+/** What people see a layer of an image as has a blank in it, as no input has. */
+function namedInputs<I>({
+  inputs,
+  image = [],
+}: {
+  readonly inputs: Readonly<Record<string, I>>
+  readonly image?: readonly I[] | undefined
+}): Map<string, I> {
+  const layers = image.map((layer, at): [string, I] => [`image ${at + 1}`, layer])
+  return new Map([...Object.entries(inputs), ...layers])
 }
 
 function put<K, V>(map: Map<K, V>, key: K, value: V): void {

@@ -43,7 +43,7 @@ export function requirementOfLease(lease: Lease): Requirement {
   return requirementFromWire({
     hosts: [terms?.host ?? 'any'],
     isFetch: userland === null,
-    sealed: isolation !== 'process',
+    sealed: isolation !== 'host',
     features: terms?.features ?? [],
     tools: Object.keys(userland?.tools ?? {}).toSorted(),
     cpusMin: terms?.cpusMin ?? cpus,

@@ -226,6 +226,7 @@ export class State implements LearntState {
       runner: undefined,
       boot: fact.boot,
       system: fact.system,
+      machine: fact.machine,
       isolation: fact.isolation,
       label: fact.label,
       action: fact.action,

@@ -64,8 +64,7 @@ export class Stragglers {
     const { job } = attempt
     // How fast whoever runs it in a subtree is, only the subtree knows.
     if (bundle !== undefined) return false
-    if (!isLive(attempt) || attempt.isolation === 'process' || attempt.userland === null)
-      return false
+    if (!isLive(attempt) || attempt.isolation === 'host' || attempt.userland === null) return false
     if (job.phase !== 'leased' || job.votesWanted > 1 || job.waiters.size === 0) return false
     const forMs = this.#core.moment.nowMs - this.#core.forecast.begunMs(attempt)
     if (forMs <= LATE_MS_MIN) return false
@@ -97,12 +96,12 @@ export class Stragglers {
     if (best === undefined || this.isWanted(best.seat)) return
     const { node } = best.seat
     const environment = environmentFor(requirement, node)
-    if (environment === undefined || environment.isolation === 'process') return
+    if (environment === undefined || environment.isolation === 'host') return
     // Only the same action gives the same result.
     const { system } = environment
     const fingerprint = fingerprintFor(requirement.isFetch, environment, requirement.tools)
     if (userlandOfJob(requirement, environment) === null) return
-    if (actionDigest(makeAction(job.resolved, system, fingerprint)) !== attempt.action) return
+    if (actionDigest(makeAction(job.resolved, environment, fingerprint)) !== attempt.action) return
     if (this.#core.reach.obstacle(job, node, system) !== undefined) return
     this.#core.waiting.grant(job, node, requirement, environment)
     const second = job.attempts.at(-1)

@@ -179,7 +179,7 @@ export class Waiting {
     const userland = userlandOfJob(requirement, environment)
     const action = makeAction(
       job.resolved,
-      environment.system,
+      environment,
       fingerprintFor(requirement.isFetch, environment, requirement.tools),
     )
     // A subtree has no vector: whoever chooses the node there takes of it what is free.
@@ -197,6 +197,7 @@ export class Waiting {
       node: { peerId: node.peerId, name: node.record.name },
       boot: node.boot,
       system: environment.system,
+      ...(environment.machine === undefined ? {} : { machine: environment.machine }),
       isolation: environment.isolation,
       label: environment.label,
       action: actionDigest(action),

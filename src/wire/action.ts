@@ -6,17 +6,21 @@
  * of its own (and its results are keyed as unsealed).
  */
 import { z } from 'zod'
-import { decodeCanonical, encodeObject } from './cbor.ts'
-import { DigestBytes, sha256, type Digest } from './digest.ts'
+import { decodeCanonical, encodeCbor, encodeObject } from './cbor.ts'
+import { DigestBytes, digestBytes, sha256, type Digest } from './digest.ts'
 import {
   ARGS_MAX,
   ARG_BYTES_MAX,
   INPUTS_MAX,
   OUTPUTS_MAX,
+  imageFor,
+  LAYERS_MAX,
+  variantFor,
+  type Place,
   type ResolvedDerivation,
 } from './derivation.ts'
 import { OutputName, System, text, VariableName } from './names.ts'
-import { compareNames, EntryWire, type Entry } from './tree.ts'
+import { blobOf, compareNames, EntryWire, type Entry } from './tree.ts'
 
 export const BUILD_ROOT = '/build'
 const WORK_DIRECTORY = '/build/work'
@@ -45,8 +49,10 @@ const Action = z
       .min(1)
       .max(OUTPUTS_MAX),
     system: System,
-    /** Digest of the host's userland (or, later, of an image). */
+    /** Digest of the host's userland, or of what names the image. */
     fingerprint: DigestBytes,
+    /** Trees of file systems on top of each other, the uppermost first. */
+    image: z.array(EntryWire).min(1).max(LAYERS_MAX).optional(),
     sealed: z.boolean(),
     network: z.boolean(),
     /** Only for `builtin:fetch`: the digest that the output must have. */
@@ -90,13 +96,14 @@ const FIXED_ENV = {
   TZ: 'UTC',
 } as const
 
-/** The action of a resolved derivation on a host of `hostSystem` with `fingerprint`. Pure. */
+/** The action of a resolved derivation in an environment with `fingerprint`, which an image makes up for. Pure. */
 export function makeAction(
   resolved: ResolvedDerivation,
-  hostSystem: string,
+  place: Place,
   fingerprint: Digest,
 ): Action {
-  const variant = resolved.variants.find((candidate) => candidate.host === hostSystem)
+  const variant = variantFor(resolved.variants, place)
+  const image = [...imageFor(resolved, place)]
   const inputs: Record<string, Entry> = { ...resolved.inputs, ...variant?.inputs }
   const env: Record<string, string> = { ...FIXED_ENV }
   const placed: [string, Entry][] = []
@@ -118,9 +125,19 @@ export function makeAction(
     inputs: placed.toSorted(([a], [b]) => compareNames(a, b)),
     outputs,
     system: resolved.system,
-    fingerprint,
+    ...(image.length === 0
+      ? { fingerprint }
+      : { fingerprint: imageFingerprint(place.system, image), image }),
     sealed: resolved.sealed,
     network: resolved.network,
     ...(resolved.fetch === undefined ? {} : { fetch: resolved.fetch }),
   }
+}
+
+/** What stands for the userland of a build in an image: nothing of the machine takes part. */
+function imageFingerprint(system: string, image: readonly Entry[]): Digest {
+  const layers = image.map((layer) =>
+    digestBytes(blobOf(layer)?.digest ?? sha256(new Uint8Array())),
+  )
+  return sha256(encodeCbor({ v: 1, system, image: layers }))
 }

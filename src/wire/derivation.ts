@@ -25,6 +25,8 @@ export const ARGS_MAX = 10_000
 export const ARG_BYTES_MAX = 128 * 1024
 export const OUTPUTS_MAX = 64
 export const VARIANTS_MAX = 64
+/** Images on top of each other. */
+export const LAYERS_MAX = 8
 /** The most nodes that build one derivation to be compared. */
 export const VERIFY_MAX = 9
 /** The builder that fetches a URL in the worker itself; its output must have the declared sha256. */
@@ -68,6 +70,12 @@ export const RunLimits = z.object({
     .max(2 ** 34),
   /** Retries after a failure of the infrastructure; a failure of the build is never retried. */
   retries: z.int().min(0).max(20),
+  /** Of all outputs together; no limit where it is left out. */
+  maxOutputBytes: z
+    .int()
+    .min(1)
+    .max(2 ** 50)
+    .optional(),
   /** Different nodes that build it, whose outputs must be equal; one where it is left out. */
   verify: z.int().min(1).max(VERIFY_MAX).optional(),
 })
@@ -97,6 +105,16 @@ const derivationSchema = <D extends z.ZodType<Digest>, E extends z.ZodType<Entry
       z.object({ kind: z.literal('output'), derivation: DerivationName, output: OutputName }),
     ]),
   )
+  /** File systems on top of each other, the uppermost first; none: the host's own tools. */
+  const image = z
+    .array(
+      z.discriminatedUnion('kind', [
+        z.object({ kind: z.literal('entry'), entry }),
+        z.object({ kind: z.literal('output'), derivation: DerivationName, output: OutputName }),
+      ]),
+    )
+    .max(LAYERS_MAX)
+    .optional()
   return z.object({
     name: DerivationName,
     /** Absolute path, `./NAME` of an input, a bare program name, or `builtin:fetch`. */
@@ -109,8 +127,17 @@ const derivationSchema = <D extends z.ZodType<Digest>, E extends z.ZodType<Entry
     system: System,
     /** Systems of the machines that may run it. Empty: those equal to `system`, and those of the variants. */
     hosts: z.array(System).max(16),
-    /** Extra arguments, environment and inputs by the system of the machine that runs it. */
-    variants: z.array(z.object({ host: System, args: Args, env: Env, inputs })).max(VARIANTS_MAX),
+    image,
+    /**
+     * Extra arguments, environment and inputs by the system of the environment that runs it, and, where
+     * `machine` is given, of the machine that emulates that one. An image takes the place of the derivation's;
+     * an empty one means the host's own tools.
+     */
+    variants: z
+      .array(
+        z.object({ host: System, machine: System.optional(), args: Args, env: Env, inputs, image }),
+      )
+      .max(VARIANTS_MAX),
     network: z.boolean(),
     /** Whether it must be built in a private root with nothing undeclared. */
     sealed: z.boolean(),
@@ -152,6 +179,7 @@ export const GraphJson = graphSchema(DerivationJson)
 export type Graph = z.infer<typeof GraphWire>
 
 const ResolvedInputs = z.record(InputName, EntryWire)
+const ResolvedImage = z.array(EntryWire).max(LAYERS_MAX).optional()
 /** All of a derivation that decides its outputs, with every input known. Its canonical bytes are the job's key. */
 const Resolved = z.object({
   v: z.literal(1),
@@ -162,7 +190,17 @@ const Resolved = z.object({
   outputs: z.array(OutputName),
   system: System,
   hosts: z.array(System),
-  variants: z.array(z.object({ host: System, args: Args, env: Env, inputs: ResolvedInputs })),
+  image: ResolvedImage,
+  variants: z.array(
+    z.object({
+      host: System,
+      machine: System.optional(),
+      args: Args,
+      env: Env,
+      inputs: ResolvedInputs,
+      image: ResolvedImage,
+    }),
+  ),
   network: z.boolean(),
   sealed: z.boolean(),
   tools: z.array(ToolName),
@@ -179,12 +217,21 @@ export function resolveDerivation(
   lookup: OutputLookup,
 ): ResolvedDerivation | undefined {
   const inputs = resolveInputs(derivation.inputs, lookup)
-  if (inputs === undefined) return undefined
+  const image = resolveImage(derivation.image, lookup)
+  if (inputs === undefined || image === undefined) return undefined
   const variants: ResolvedDerivation['variants'] = []
-  for (const variant of derivation.variants) {
+  for (const { host, machine, args, env, ...variant } of derivation.variants) {
     const resolved = resolveInputs(variant.inputs, lookup)
-    if (resolved === undefined) return undefined
-    variants.push({ host: variant.host, args: variant.args, env: variant.env, inputs: resolved })
+    const layers = resolveImage(variant.image, lookup)
+    if (resolved === undefined || layers === undefined) return undefined
+    variants.push({
+      host,
+      ...(machine === undefined ? {} : { machine }),
+      args,
+      env,
+      inputs: resolved,
+      ...(variant.image === undefined ? {} : { image: layers }),
+    })
   }
   return {
     v: 1,
@@ -195,6 +242,7 @@ export function resolveDerivation(
     outputs: derivation.outputs.toSorted(),
     system: derivation.system,
     hosts: derivation.hosts.toSorted(),
+    ...(derivation.image === undefined ? {} : { image }),
     variants,
     network: derivation.network,
     sealed: derivation.sealed,
@@ -209,12 +257,29 @@ function resolveInputs(
 ): Record<string, Entry> | undefined {
   const resolved: Record<string, Entry> = {}
   for (const [name, input] of Object.entries(inputs)) {
-    const entry = input.kind === 'entry' ? input.entry : lookup(input.derivation, input.output)
+    const entry = entryOf(input, lookup)
     if (entry === undefined) return undefined
     resolved[name] = entry
   }
   return resolved
 }
+
+/** Its layers, none where no image is named; undefined while one of them is not known. */
+function resolveImage(
+  image: readonly InputRef[] | undefined,
+  lookup: OutputLookup,
+): Entry[] | undefined {
+  const layers: Entry[] = []
+  for (const input of image ?? []) {
+    const entry = entryOf(input, lookup)
+    if (entry === undefined) return undefined
+    layers.push(entry)
+  }
+  return layers
+}
+
+const entryOf = (input: InputRef, lookup: OutputLookup): Entry | undefined =>
+  input.kind === 'entry' ? input.entry : lookup(input.derivation, input.output)
 
 /** The unit of dedupe and of cache look-up, known before any node is chosen. */
 export function jobKey(resolved: ResolvedDerivation): Digest {
@@ -224,10 +289,61 @@ export function jobKey(resolved: ResolvedDerivation): Digest {
 /** The names of the derivations that `derivation` takes outputs from, without duplicates. */
 export function dependenciesOf(derivation: Derivation): string[] {
   const names = new Set<string>()
-  for (const inputs of [derivation.inputs, ...derivation.variants.map((variant) => variant.inputs)])
-    for (const input of Object.values(inputs))
-      if (input.kind === 'output') names.add(input.derivation)
+  for (const input of inputsOf(derivation)) if (input.kind === 'output') names.add(input.derivation)
   return [...names]
+}
+
+/** All that it may take in any of its variants, images included. */
+export function inputsOf(
+  derivation: Pick<Derivation, 'inputs' | 'image' | 'variants'>,
+): InputRef[] {
+  return [derivation, ...derivation.variants].flatMap(({ inputs, image = [] }) => [
+    ...Object.values(inputs),
+    ...image,
+  ])
+}
+
+/** The same of a resolved one. */
+export function entriesOf(
+  resolved: Pick<ResolvedDerivation, 'inputs' | 'image' | 'variants'>,
+): Entry[] {
+  return [resolved, ...resolved.variants].flatMap(({ inputs, image = [] }) => [
+    ...Object.values(inputs),
+    ...image,
+  ])
+}
+
+/** Where a derivation may run: what an environment is as far as variants look at it. */
+export interface Place {
+  readonly system: string
+  /** The machine's own system, where it emulates that one. */
+  readonly machine?: string | undefined
+}
+
+/** The variant for an environment: one for just its machine comes before one for whatever machine. */
+export function variantFor<
+  V extends { readonly host: string; readonly machine?: string | undefined },
+>(variants: readonly V[], { system, machine = system }: Place): V | undefined {
+  const fitting = variants.filter(({ host }) => host === system)
+  return (
+    fitting.find((variant) => variant.machine === machine) ??
+    fitting.find((variant) => variant.machine === undefined)
+  )
+}
+
+/** The layers that it runs in there; none: the host's own tools. */
+export function imageFor<I>(
+  derivation: {
+    readonly image?: readonly I[] | undefined
+    readonly variants: readonly {
+      readonly host: string
+      readonly machine?: string | undefined
+      readonly image?: readonly I[] | undefined
+    }[]
+  },
+  place: Place,
+): readonly I[] {
+  return variantFor(derivation.variants, place)?.image ?? derivation.image ?? []
 }
 
 /** The systems of the machines that may run it; the target itself when nothing else is said. */

@@ -2,12 +2,18 @@
 import { z } from 'zod'
 import { encodeCbor } from './cbor.ts'
 import { DigestBytes, DigestHex, digestBytes, sha256, type Digest } from './digest.ts'
-import { Feature, System, text, ToolName } from './names.ts'
+import { Feature, ImageName, System, text, ToolName } from './names.ts'
 
-/** How strong the walls are, weakest first. `process` is no wall at all: builds in it are unsealed. */
-const ISOLATIONS = ['process', 'namespace'] as const
+/**
+ * How strong the walls are, weakest first. `host`: none at all, builds in it are unsealed. `namespace`: a
+ * private root with the host's own tools. `image`: a private root made of images, which the job names.
+ */
+const ISOLATIONS = ['host', 'namespace', 'image'] as const
 export const Isolation = z.enum(ISOLATIONS)
 export type Isolation = z.infer<typeof Isolation>
+
+/** Images that a node tells of. */
+const IMAGES_OFFERED_MAX = 64
 
 /** Programs that belong to every fingerprint, where present. */
 export const BASE_TOOLS = ['ar', 'as', 'c++', 'cc', 'ld', 'sh'] as const
@@ -30,6 +36,13 @@ const environmentSchema = <D extends z.ZodType<Digest>>(digest: D) =>
     base: digest,
     tools: z.record(ToolName, digest.nullable()),
     features: z.array(Feature).max(64),
+    /** The machine's own system, where it runs programs of `system` by emulating it. */
+    machine: System.optional(),
+    /** Images that the node keeps ready; it fetches others when they are needed. */
+    images: z
+      .array(z.object({ name: ImageName, digest }))
+      .max(IMAGES_OFFERED_MAX)
+      .optional(),
   })
 export const EnvironmentWire = environmentSchema(DigestBytes)
 export const EnvironmentJson = environmentSchema(DigestHex)

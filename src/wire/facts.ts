@@ -75,6 +75,12 @@ const LOST_CAUSES = ['died', 'unheard', 'broken', 'inputs', 'refused', 'drained'
 export const LostCause = z.enum(LOST_CAUSES)
 export type LostCause = z.infer<typeof LostCause>
 
+/** Journals of the first versions have `process` for `host`. */
+const StoredIsolation = z.codec(z.enum([...Isolation.options, 'process']), Isolation, {
+  decode: (stored) => (stored === 'process' ? 'host' : stored),
+  encode: (isolation) => isolation,
+})
+
 /** What an operator's or user's word is about: a whole request, or one derivation of it. */
 const lever = {
   request: RequestId,
@@ -134,7 +140,9 @@ export const Fact = z.discriminatedUnion('type', [
     /** Which start of the node it was granted to. */
     boot: text(64),
     system: System,
-    isolation: Isolation,
+    /** The machine's own system, where it emulates that one. */
+    machine: System.optional(),
+    isolation: StoredIsolation,
     label: text(64),
     action: DigestBytes,
     userland: UserlandWire.nullable(),

@@ -34,6 +34,13 @@ export const System = z
 export const Feature = z
   .string()
   .regex(/^[a-z0-9][a-z0-9_.+-]{0,63}$/, 'a feature has 1-64 of a-z 0-9 _ . + -')
+/** What people call an image. */
+export const ImageName = z
+  .string()
+  .regex(
+    /^(?!__proto__$)[a-z0-9][a-z0-9_.+-]{0,63}$/,
+    'the name of an image has 1-64 of a-z 0-9 _ . + -, and begins with a letter or digit',
+  )
 /** A program by its bare name, as looked up in PATH. */
 export const ToolName = z
   .string()

@@ -306,6 +306,8 @@ const Desired = z.object({
   drains: z.array(DrainWire).max(DRAINS_MAX).optional(),
   /** How long leases run from the sending of the sync that `ackSeq` names; LEASE_MS where it is left out. */
   leaseMs: count.optional(),
+  /** What a person set for the builds of the receiver: so many processors, for so long (null: until told otherwise). */
+  slots: z.object({ cpus: count.max(4096), leftMs: count.nullable() }).optional(),
   /** Processors that running attempts should use now; those that are not named go on with what they have. */
   allotments: z
     .array(z.object({ attempt: AttemptId, cpus: z.int().min(1).max(4096) }))

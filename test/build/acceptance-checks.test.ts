@@ -27,7 +27,7 @@ let count = 0
 const notes: string[] = []
 const resolved = resolveDerivation(derivation('kernel'), () => undefined)
 assert(resolved !== undefined)
-const action = makeAction(resolved, LINUX, sha256('userland'))
+const action = makeAction(resolved, { system: LINUX }, sha256('userland'))
 
 /** Writes the scripts, and gives the checks that run them and an attempt to ask about. */
 async function ask(

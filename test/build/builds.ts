@@ -61,7 +61,7 @@ export class Builds implements AsyncDisposable {
     await mkdir(directory)
     const build = this.executor.start({
       attempt,
-      isolation: this.sandbox.method === 'none' ? 'process' : 'namespace',
+      isolation: this.sandbox.method === 'none' ? 'host' : 'namespace',
       directory,
       argv: typeof script === 'string' ? ['/bin/sh', '-c', script] : script,
       env: { PATH: '/usr/bin:/bin', HOME: '/build/home' },

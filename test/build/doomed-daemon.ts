@@ -10,7 +10,7 @@ const executor = await openExecutor(
   { directory },
 )
 const isolations =
-  executor.sandbox.method === 'none' ? (['process'] as const) : (['process', 'namespace'] as const)
+  executor.sandbox.method === 'none' ? (['host'] as const) : (['host', 'namespace'] as const)
 for (const isolation of isolations) {
   const path = join(directory, `a-${isolation}`)
   await mkdir(path)

@@ -169,7 +169,7 @@ test('executor: one attempt runs once', async () => {
 
 const unused = {
   attempt: 'a-late',
-  isolation: 'process',
+  isolation: 'host',
   argv: ['true'],
   env: {},
   cwd: '/build/work',

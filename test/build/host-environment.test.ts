@@ -47,7 +47,7 @@ test('host-environment: environments have the form of the wire', async () => {
   })
   assert.deepEqual(
     host.environments.map(({ isolation }) => isolation),
-    ['process', 'namespace'],
+    ['host', 'namespace'],
   )
   for (const environment of host.environments) {
     assert.deepEqual(EnvironmentJson.parse(environment), environment)

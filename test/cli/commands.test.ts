@@ -534,7 +534,7 @@ test('nodes, status, jobs: tables', async () => {
       ...base,
       name: 'arm-2',
       state: 'lost',
-      environments: [{ ...environment, system: 'aarch64-linux', isolation: 'process' }],
+      environments: [{ ...environment, system: 'aarch64-linux', isolation: 'host' }],
       capacity: { cpus: 8, memoryBytes: 16 * 1024 ** 3, diskBytes: 1024 ** 4 },
       allocated: { cpus: 0, memoryBytes: 0, diskBytes: 0 },
       note: 'a \x1b[31mred\x1b[0m note',

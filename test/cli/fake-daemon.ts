@@ -454,7 +454,7 @@ export class FakeDaemon implements AsyncDisposable {
     }
     const root = mkdtempSync(join(this.directory, 'build-'))
     for (const name of ['in', 'out', 'work', 'home', 'tmp']) mkdirSync(join(root, name))
-    const action = makeAction(resolved, resolved.system, EMPTY_DIGEST)
+    const action = makeAction(resolved, resolved, EMPTY_DIGEST)
     const local = (path: string): string => path.replace(/^\/build\//, `${root}/`)
     for (const [path, entry] of action.inputs)
       await layOut((ref) => this.#read(ref.digest), entry, local(path))

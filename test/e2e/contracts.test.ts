@@ -25,7 +25,7 @@ test('contracts: what submit, jobs, nodes, put and get print', { timeout: 120_00
     name: 'alone',
     role: 'root,worker,store',
     cpus: 2,
-    args: ['--isolation', 'process'],
+    args: ['--isolation', 'host'],
   })
   const desk = mesh.desk(alone)
   desk.write('text', 'hello\n')
@@ -182,7 +182,7 @@ test(
     await using mesh = await openMesh(t)
     const data = join(mesh.directory, 'data')
     const gate = join(mesh.directory, 'gate')
-    const first = await watch(data, '--isolation', 'process')
+    const first = await watch(data, '--isolation', 'host')
     try {
       const desk = mesh.desk(first)
       desk.write('graph.mesh.toml', gated(gate))
@@ -195,7 +195,7 @@ test(
       assert.equal(ended.code, 0, ended.stderr)
       assert(!existsSync(join(data, 'node.json')))
 
-      const second = await watch(data, '--isolation', 'process')
+      const second = await watch(data, '--isolation', 'host')
       assert.equal((await following.ended).code, 0, following.output.stderr)
       assert.equal(desk.read('result/slow'), 'done\n')
       assert.equal((await desk.job('slow')).attempts.length, 1)

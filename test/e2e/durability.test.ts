@@ -35,7 +35,7 @@ const worker = (mesh: Mesh, root: Daemon, name: string, cpus = 1): Promise<Daemo
     listen: 'none',
     cpus,
     parents: [root],
-    args: ['--isolation', 'process'],
+    args: ['--isolation', 'host'],
   })
 
 test(

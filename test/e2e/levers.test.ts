@@ -92,7 +92,7 @@ test(
       '#!/bin/sh\ncase $MESH_NAME in (licensed) echo "no license for $MESH_NAME"; exit 2;; esac\n',
       0o755,
     )
-    const args = ['--isolation', 'process']
+    const args = ['--isolation', 'host']
     const worker = { role: 'worker,store', listen: 'none', cpus: 1, parents: [root], args }
     await mesh.start({ name: 'w1', ...worker, args: [...args, '--check', check] })
     await desk.untilReady('w1')

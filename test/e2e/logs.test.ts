@@ -22,7 +22,7 @@ before(async () => {
       listen: 'none',
       cpus: 2,
       parents: [root],
-      args: ['--isolation', 'process'],
+      args: ['--isolation', 'host'],
     }),
   ])
   desk = mesh.desk(dev)

@@ -34,7 +34,7 @@ test(
         role: 'worker,store',
         listen: 'none',
         parents: [root],
-        args: ['--isolation', 'process'],
+        args: ['--isolation', 'host'],
       }),
     ])
     const desk = mesh.desk(dev)
@@ -98,7 +98,7 @@ test(
       name: 'w1',
       role: 'worker,store',
       listen: 'none',
-      args: [...parent, '--isolation', 'process'],
+      args: [...parent, '--isolation', 'host'],
     })
     const ended = await following.ended
     assert.equal(ended.code, 0, ended.stderr)

@@ -48,7 +48,7 @@ test(
         listen: 'none',
         cpus: 2,
         parents: [root],
-        args: ['--isolation', 'process'],
+        args: ['--isolation', 'host'],
       }),
     ])
     const desk = mesh.desk(dev)

@@ -92,7 +92,7 @@ async function executorOf({ pid }: Pick<Daemon, 'pid'>): Promise<number> {
   throw new Error(`the daemon ${pid} has no executor process`)
 }
 
-for (const isolation of ['auto', 'process'])
+for (const isolation of ['auto', 'host'])
   test(
     `survive-worker: a killed executor is replaced, and its builds are gone, with isolation ${isolation}`,
     { timeout: 120_000 },

@@ -25,7 +25,7 @@ args = ["-c", 'cat ${names.map((name) => `$${name}`).join(' ')} > $out; echo all
 ${names.map((name) => `inputs.${name} = { output = "${name}" }`).join('\n')}
 `
 
-const WORKER = { role: 'worker,store', listen: 'none', args: ['--isolation', 'process'] } as const
+const WORKER = { role: 'worker,store', listen: 'none', args: ['--isolation', 'host'] } as const
 
 function runsOf(place: string): string[] {
   return readFileSync(join(place, 'runs'), 'utf8').trim().split('\n').toSorted()
@@ -185,7 +185,7 @@ test(
   async (t) => {
     await using mesh = await openMesh(t)
     const [a, b] = [tcp(await freePort()), tcp(await freePort())]
-    const args = (parent: string): string[] => ['--isolation', 'process', '--parent', parent]
+    const args = (parent: string): string[] => ['--isolation', 'host', '--parent', parent]
     const [left, right] = await Promise.all([
       mesh.start({ name: 'left', role: 'worker,store', listen: a, cpus: 1, args: args(b) }),
       mesh.start({ name: 'right', role: 'worker,store', listen: b, cpus: 1, args: args(a) }),

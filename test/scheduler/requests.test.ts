@@ -558,7 +558,7 @@ test('scheduler: a fetch waits for the first message of a node that has come bac
 test('scheduler: a sealed job does not take a node that walls in only another system', () => {
   const world = new World()
   const mixed = world.node('n1', {
-    environments: [environment({ isolation: 'process' }), environment({ system: 'aarch64-linux' })],
+    environments: [environment({ isolation: 'host' }), environment({ system: 'aarch64-linux' })],
   })
   world.submit('r', [derivation('a')])
   mixed.take()

@@ -100,7 +100,7 @@ test('stragglers: there is none while something waits that the node could run if
 
 test('stragglers: there is none for what runs without walls, or of which too little is known', () => {
   const world = new World()
-  const environments = [environment({ isolation: 'process' })]
+  const environments = [environment({ isolation: 'host' })]
   const slow = world.node('slow', { environments })
   const open = derivation('open', { sealed: false })
   const seldom = derivation('seldom')

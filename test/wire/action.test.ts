@@ -107,14 +107,14 @@ test('action: every encoding but the canonical one is refused', () => {
 test('action: what its derivation makes of it can be decoded again', () => {
   fc.assert(
     fc.property(anyDerivation, (derivation) => {
-      const action = makeAction(resolved(derivation), 'x86_64-linux', fingerprint)
+      const action = makeAction(resolved(derivation), { system: 'x86_64-linux' }, fingerprint)
       assert.deepEqual(decodeAction(encodeAction(action)), action)
     }),
   )
 })
 
 test('action: inputs are placed and named as a build expects them', () => {
-  const action = makeAction(resolved(DERIVATION), 'x86_64-linux', fingerprint)
+  const action = makeAction(resolved(DERIVATION), { system: 'x86_64-linux' }, fingerprint)
   assert.deepEqual(
     action.inputs.map(([path]) => path),
     ['/build/in/lib', '/build/in/src', '/build/work/config.h'],
@@ -136,7 +136,7 @@ test('action: inputs are placed and named as a build expects them', () => {
 })
 
 test('action: the variant of the machine adds its arguments, environment and inputs', () => {
-  const action = makeAction(resolved(DERIVATION), 'aarch64-linux', fingerprint)
+  const action = makeAction(resolved(DERIVATION), { system: 'aarch64-linux' }, fingerprint)
   assert.equal(action.argv.at(-1), '--cross')
   assert.deepEqual(
     [action.env['CC'], action.env['cross'], action.system],

@@ -51,8 +51,8 @@ export interface Config {
   readonly floorBytes: number | undefined
   /** Peer ids; `loopback` when none were named: then no address of the node is reached from elsewhere. */
   readonly allow: readonly string[] | 'any' | 'loopback'
-  /** `process`: no walls around builds even where there could be some; they are then unsealed. */
-  readonly isolation: 'auto' | 'process'
+  /** `host`: no walls around builds even where there could be some; they are then unsealed. */
+  readonly isolation: 'auto' | 'host'
   /** Absolute paths of programs that are asked before an attempt begins. */
   readonly checks: readonly string[]
   /** Of the finished jobs of this owner those that are built again on idle nodes, from 0 to 1. */
@@ -145,9 +145,9 @@ const Settings = z.strictObject({
         .default('auto')
         .describe('memory for builds, as "8 GiB" (default: auto, all)'),
       isolation: z
-        .enum(['auto', 'process'])
+        .enum(['auto', 'host'])
         .default('auto')
-        .describe('auto: the strongest there is; process: no walls, unsealed'),
+        .describe('auto: the strongest there is; host: no walls, unsealed'),
       checks: z
         .array(written(isCheckPath, 'an absolute path, not below /build'))
         .max(CHECKS_MAX)

@@ -11,6 +11,7 @@ import { deadline, type Clock } from '../../base/clock.ts'
 import { MeshError } from '../../base/errors.ts'
 import { mapLimited } from '../../files/map-limited.ts'
 import type { State } from '../../scheduler/state.ts'
+import { entriesOf } from '../../wire/derivation.ts'
 import { SetDigest } from '../../wire/set-digest.ts'
 import type { Digest } from '../../wire/digest.ts'
 import { blobOf, type Entry } from '../../wire/tree.ts'
@@ -191,8 +192,7 @@ export function* neededEntries(state: State): Generator<Entry> {
   for (const isRunning of [true, false])
     for (const jobs of state.openJobs.values())
       for (const { phase, resolved } of jobs)
-        if ((phase === 'leased') === isRunning)
-          for (const { inputs } of [resolved, ...resolved.variants]) yield* Object.values(inputs)
+        if ((phase === 'leased') === isRunning) yield* entriesOf(resolved)
   for (const { state: requestState, steps } of state.requests.values())
     if (requestState === 'active')
       for (const { outputs } of steps.values()) yield* Object.values(outputs ?? {})

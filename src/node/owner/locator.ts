@@ -11,6 +11,7 @@ import { ProviderTable } from '../../gossip/provider-table.ts'
 import { SwarmTracker } from '../../gossip/swarm-tracker.ts'
 import { Watches } from '../../gossip/watches.ts'
 import type { Request } from '../../scheduler/model.ts'
+import { inputsOf } from '../../wire/derivation.ts'
 import type { Action } from '../../wire/action.ts'
 import type { Announced, Announcement } from '../../wire/announcement.ts'
 import { isChunked } from '../../wire/chunk-list.ts'
@@ -295,14 +296,10 @@ class NamedPeers {
 function sourcesOf(request: Request): Entry[] {
   const sources = new Map<Digest, Entry>()
   for (const { derivation } of request.steps.values())
-    for (const inputs of [
-      derivation.inputs,
-      ...derivation.variants.map((variant) => variant.inputs),
-    ])
-      for (const input of Object.values(inputs)) {
-        if (input.kind !== 'entry') continue
-        const blob = blobOf(input.entry)
-        if (blob !== undefined) sources.set(blob.digest, input.entry)
-      }
+    for (const input of inputsOf(derivation)) {
+      if (input.kind !== 'entry') continue
+      const blob = blobOf(input.entry)
+      if (blob !== undefined) sources.set(blob.digest, input.entry)
+    }
   return [...sources.values()]
 }

@@ -3,6 +3,7 @@
  * per class of jobs, so that lists may show it for each of ten thousand jobs.
  */
 import { formatDuration } from '../../base/units.ts'
+import { inputsOf } from '../../wire/derivation.ts'
 import type { Core } from '../core.ts'
 import { environmentFor, requirementOf, type Requirement } from '../match.ts'
 import {
@@ -179,10 +180,9 @@ export class Reasons {
 /** `zlib.out`, or the derivation alone where several of its outputs are taken. */
 function inputName({ derivation }: Step, dependency: Step): string {
   const outputs = new Set<string>()
-  for (const { inputs } of [derivation, ...derivation.variants])
-    for (const input of Object.values(inputs))
-      if (input.kind === 'output' && input.derivation === dependency.derivation.name)
-        outputs.add(input.output)
+  for (const input of inputsOf(derivation))
+    if (input.kind === 'output' && input.derivation === dependency.derivation.name)
+      outputs.add(input.output)
   const [only] = outputs
   return outputs.size === 1 && only !== undefined
     ? `${dependency.derivation.name}.${only}`

@@ -157,7 +157,7 @@ function crossOf(requirement: Requirement, node: NodeEntry): string | undefined 
   const platforms = new Set(requirement.hosts.map((host) => host.split('-')[1]))
   for (const { system, isolation } of node.environments) {
     if (requirement.hosts.includes(system) || requirement.hosts.includes('any')) return undefined
-    if (requirement.sealed && isolation === 'process') continue
+    if (requirement.sealed && isolation === 'host') continue
     if (platforms.has(system.split('-')[1])) return system
   }
   return undefined
