@@ -5,17 +5,19 @@
  * stdout is the reason; `retry-after=SECONDS` says for how long. They run as the daemon's user and without
  * walls. A check that hangs, is missing or ends otherwise refuses all, since nobody knows what it would say.
  */
-import { mkdir, open } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MeshError } from '../base/errors.ts'
 import type { Action } from '../wire/action.ts'
-import { LogDecoder } from '../wire/log-record.ts'
 import { REFUSAL_MS_MAX, type AttemptOutcome, type Lease } from '../wire/work-messages.ts'
 import type { BuildEnd, Executor } from './executor.ts'
+import {
+  OPERATOR_MS_MAX,
+  OPERATOR_OUTPUT_BYTES_MAX,
+  runOperatorProgram,
+} from './operator-program.ts'
 import { SEARCH_PATH } from './tool-path.ts'
 
-const CHECK_MS_MAX = 10_000
-const CHECK_OUTPUT_BYTES_MAX = 4 * 1024
 /** How long a refusal holds where the check does not say. */
 export const REFUSAL_MS_DEFAULT = 5 * 60_000
 const REASON_CHARS_MAX = 512
@@ -48,33 +50,22 @@ export function acceptanceChecks(
     readonly limitMs?: number
   },
 ): AcceptanceChecks {
-  const { paths, node, limitMs = CHECK_MS_MAX } = options
+  const { paths, node, limitMs = OPERATOR_MS_MAX } = options
   return {
     async ask(lease, action, { directory, signal }) {
       for (const [index, path] of paths.entries()) {
         signal.throwIfAborted()
         const own = join(directory, `check-${index}`)
         await mkdir(own, { mode: 0o700 })
-        const build = executor.start({
+        const { end, output } = await runOperatorProgram(executor, {
           attempt: `${lease.attempt}-check${index}`,
-          isolation: 'host',
-          directory: own,
-          argv: [path],
+          path,
           env: environmentOf(lease, action, node),
-          cwd: '/build/work',
-          inputs: [],
-          network: true,
-          limits: {
-            timeoutMs: limitMs,
-            maxSilentMs: limitMs,
-            maxLogBytes: CHECK_OUTPUT_BYTES_MAX,
-          },
+          directory: own,
+          limitMs,
+          signal,
         })
-        const onAbort = (): void => build.cancel()
-        signal.addEventListener('abort', onAbort, { once: true })
-        const { end } = await build.outcome
-        signal.removeEventListener('abort', onAbort)
-        const answer = answerOf(path, end, await outputOf(join(own, 'log')), limitMs)
+        const answer = answerOf(path, end, output, limitMs)
         onNote(answer.problem)
         if (answer.refused !== undefined) return answer.refused
       }
@@ -127,7 +118,7 @@ function answerOf(path: string, end: BuildEnd, output: string, limitMs: number):
       return wrong(`was ended by ${end.signal}`)
     case 'limit':
       return end.limit === 'log'
-        ? wrong(`printed more than ${CHECK_OUTPUT_BYTES_MAX} bytes`)
+        ? wrong(`printed more than ${OPERATOR_OUTPUT_BYTES_MAX} bytes`)
         : wrong(`did not answer within ${limitMs / 1000} s`)
     case 'exited': {
       if (end.code === 0) return { refused: undefined, problem: '' }
@@ -158,19 +149,4 @@ export function readAnswer(output: string): { readonly reason: string; readonly 
       .slice(0, REASON_CHARS_MAX),
     forMs: Math.min(REFUSAL_MS_MAX, seconds * 1000),
   }
-}
-
-/** What came on stdout, as text; empty where the check could not even be started. */
-async function outputOf(path: string): Promise<string> {
-  const decoder = new LogDecoder()
-  await using file = await open(path, 'r').catch(() => undefined)
-  if (file === undefined) return ''
-  const { buffer, bytesRead } = await file.read({
-    buffer: Buffer.alloc(2 * CHECK_OUTPUT_BYTES_MAX),
-  })
-  const parts = decoder
-    .push(buffer.subarray(0, bytesRead))
-    .filter(({ stream }) => stream === 'stdout')
-    .map(({ bytes }) => bytes)
-  return Buffer.concat(parts).toString('utf8').replaceAll('\ufffd', '?')
 }

@@ -1,11 +1,10 @@
 /**
- * What this machine offers to builds: its system, its userland's fingerprint, and how many processors and
- * how much memory it may use under its control groups.
+ * The host's own userland as environments of builds: its fingerprint, which is made of the contents of its C
+ * library and tools. What else the machine has is found out in probe/.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readFile, realpath, rename, stat, writeFile } from 'node:fs/promises'
-import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { z } from 'zod'
@@ -15,6 +14,8 @@ import { DigestHex, digestBytes, digestFromBytes, sha256, type Digest } from '..
 import { BASE_TOOLS, type Environment, type Isolation } from '../wire/environment.ts'
 import { ToolName } from '../wire/names.ts'
 import type { SandboxChoice } from './executor-protocol.ts'
+import { systemOfKernel } from './probe/systems.ts'
+import { readUserland } from './probe/userland.ts'
 import { findTool } from './tool-path.ts'
 
 /** Where a build looks its tools up (PATH of wire/action.ts). */
@@ -24,24 +25,12 @@ const CACHE_ENTRIES_MAX = 4096
 /** Where distributions keep the C library, the architecture's own directory first. */
 const LIBC_NAME = 'libc.so.6'
 
-const SYSTEMS: Readonly<Record<string, string>> = { x64: 'x86_64-linux', arm64: 'aarch64-linux' }
-const LIBC_DIRECTORIES: Readonly<Record<string, readonly string[]>> = {
-  x64: [
-    '/lib/x86_64-linux-gnu',
-    '/usr/lib/x86_64-linux-gnu',
-    '/lib64',
-    '/usr/lib64',
-    '/lib',
-    '/usr/lib',
-  ],
-  arm64: [
-    '/lib/aarch64-linux-gnu',
-    '/usr/lib/aarch64-linux-gnu',
-    '/lib64',
-    '/usr/lib64',
-    '/lib',
-    '/usr/lib',
-  ],
+/** What fingerprints call the systems that Node itself runs on. */
+const ARCHES: Readonly<Record<string, string>> = { 'x86_64-linux': 'x64', 'aarch64-linux': 'arm64' }
+/** Debian's names for the directories of one system. */
+const MULTIARCH: Readonly<Record<string, string>> = {
+  'i686-linux': 'i386-linux-gnu',
+  'armv7l-linux': 'arm-linux-gnueabihf',
 }
 
 export interface HostEnvironment {
@@ -51,133 +40,82 @@ export interface HostEnvironment {
   probeTool(name: string): Promise<Digest | null>
 }
 
+/** The same, which can be looked at again. */
+export interface OwnUserland extends HostEnvironment {
+  /** After packages were changed; costs little where none were. */
+  look(): Promise<void>
+}
+
 /** Reads the machine. `directory` is the data directory, for the digests of files that did not change. */
 export async function openHostEnvironment(options: {
   readonly directory: string
-  readonly sandbox: SandboxChoice
-}): Promise<HostEnvironment> {
+  readonly sandbox: Pick<SandboxChoice, 'method'>
+}): Promise<OwnUserland> {
   const hashes = await FileHashes.open(join(options.directory, 'file-hashes.json'))
+  const isolations: Isolation[] =
+    options.sandbox.method === 'none' ? ['host'] : ['host', 'namespace']
   const probeTool = async (name: string): Promise<Digest | null> => {
     const path = await findTool(ToolName.parse(name), BUILD_PATH)
     const digest = path === undefined ? null : await hashes.digestOf(path)
     await hashes.save()
     return digest
   }
-  const release = parseOsRelease(await readFirst(['/etc/os-release', '/usr/lib/os-release']))
-  const libc = await findFile(
-    (LIBC_DIRECTORIES[process.arch] ?? ['/lib', '/usr/lib']).map((directory) =>
-      join(directory, LIBC_NAME),
-    ),
-  )
-  const tools: [string, Uint8Array | null][] = []
-  for (const name of BASE_TOOLS) {
-    const digest = await probeTool(name)
-    tools.push([name, digest === null ? null : digestBytes(digest)])
-  }
-  const libcDigest = libc === undefined ? null : await hashes.digestOf(libc)
-  await hashes.save()
-  const base = sha256(
-    encodeCbor({
-      v: 1,
-      id: release.id,
-      version: release.version,
-      arch: process.arch,
-      libc: libcDigest === null ? null : digestBytes(libcDigest),
-      tools,
-    }),
-  )
-  const system = SYSTEMS[process.arch] ?? `${process.arch.replaceAll(/[^a-z0-9_]/g, '_')}-linux`
-  const label = [release.id, release.version]
-    .filter((word) => word !== '')
-    .join('-')
-    .slice(0, 64)
-  const isolations: Isolation[] =
-    options.sandbox.method === 'none' ? ['host'] : ['host', 'namespace']
-  return {
-    environments: isolations.map((isolation) => ({
+  let environments: readonly Environment[] = []
+  const look = async (): Promise<void> => {
+    const userland = await readUserland()
+    const system = userland.system ?? systemOfKernel()
+    const { label } = userland.platform
+    const base = await fingerprint({ ...userland.platform, system }, { hashes, probeTool })
+    environments = isolations.map((isolation) => ({
       system,
       isolation,
       label,
       base,
       tools: {},
       features: [],
-    })),
+    }))
+  }
+  await look()
+  return {
+    get environments() {
+      return environments
+    },
     probeTool,
+    look,
   }
 }
 
-/** ID and VERSION_ID (os-release(5)); a rolling distribution has no version. */
-export function parseOsRelease(text: string): { readonly id: string; readonly version: string } {
-  const values = new Map<string, string>()
-  for (const line of text.split('\n')) {
-    const [, name, value] = /^([A-Z_]+)=(.*)$/.exec(line.trim()) ?? []
-    if (name !== undefined && value !== undefined)
-      values.set(name, value.replace(/^(["'])(.*)\1$/, '$2'))
+async function fingerprint(
+  {
+    id,
+    version,
+    system,
+  }: { readonly id: string; readonly version: string; readonly system: string },
+  deps: { readonly hashes: FileHashes; readonly probeTool: HostEnvironment['probeTool'] },
+): Promise<Digest> {
+  const [arch = system] = system.split('-')
+  const directories = [
+    ...['/lib', '/usr/lib'].map((path) => `${path}/${MULTIARCH[system] ?? `${arch}-linux-gnu`}`),
+    ...['/lib64', '/usr/lib64', '/lib', '/usr/lib'],
+  ]
+  const libc = await findFile(directories.map((directory) => join(directory, LIBC_NAME)))
+  const tools: [string, Uint8Array | null][] = []
+  for (const name of BASE_TOOLS) {
+    const digest = await deps.probeTool(name)
+    tools.push([name, digest === null ? null : digestBytes(digest)])
   }
-  return { id: values.get('ID') ?? 'linux', version: values.get('VERSION_ID') ?? '' }
-}
-
-/** Processors that this process may use: its affinity mask, and the quota of its control group rounded up. */
-export async function cpusOf(root = '/'): Promise<number> {
-  let cpus = availableParallelism()
-  for (const directory of await groupDirectories(root, 'cpu')) {
-    const [quota, period] = (await readLimit(directory, 'cpu.max')) ?? [
-      (await readLimit(directory, 'cpu.cfs_quota_us'))?.[0],
-      (await readLimit(directory, 'cpu.cfs_period_us'))?.[0],
-    ]
-    if (quota !== undefined && period !== undefined && quota > 0 && period > 0)
-      cpus = Math.min(cpus, Math.max(1, Math.ceil(quota / period)))
-  }
-  return cpus
-}
-
-/** Memory that this process may use: the machine's, or less under its control group. */
-export async function memoryBytesOf(root = '/'): Promise<number> {
-  let bytes = totalmem()
-  for (const directory of await groupDirectories(root, 'memory')) {
-    const [limit] =
-      (await readLimit(directory, 'memory.max')) ??
-      (await readLimit(directory, 'memory.limit_in_bytes')) ??
-      []
-    if (limit !== undefined) bytes = Math.min(bytes, limit)
-  }
-  return bytes
-}
-
-/** This process's control group and all above it, in the hierarchy of one controller; v2 and v1. */
-async function groupDirectories(root: string, controller: string): Promise<string[]> {
-  const directories: string[] = []
-  const text = await readFile(join(root, 'proc/self/cgroup'), 'utf8').catch(ignoreAbsent)
-  for (const line of (text ?? '').split('\n')) {
-    const [, id, controllers = '', path = ''] = /^(\d+):([^:]*):(.*)$/.exec(line) ?? []
-    if (id === undefined || (controllers !== '' && !controllers.split(',').includes(controller)))
-      continue
-    // A container may see its own group as the root of the mount, so the mount itself is always looked at.
-    const mounts =
-      controllers === ''
-        ? ['sys/fs/cgroup', 'sys/fs/cgroup/unified']
-        : [`sys/fs/cgroup/${controllers}`, `sys/fs/cgroup/${controller}`]
-    for (const mount of mounts)
-      for (let group = path; ; group = group.slice(0, group.lastIndexOf('/'))) {
-        directories.push(join(root, mount, group))
-        if (group === '' || group === '/') break
-      }
-  }
-  return directories
-}
-
-/** Numbers of a limit file; undefined when there is none. `max` and values over 2^53 are no limit. */
-async function readLimit(
-  directory: string,
-  file: string,
-): Promise<(number | undefined)[] | undefined> {
-  const text = await readFile(join(directory, file), 'utf8').catch(ignoreAbsent)
-  return text
-    ?.trim()
-    .split(' ')
-    .map((word) =>
-      /^\d+$/.test(word) && Number.isSafeInteger(Number(word)) ? Number(word) : undefined,
-    )
+  const libcDigest = libc === undefined ? null : await deps.hashes.digestOf(libc)
+  await deps.hashes.save()
+  return sha256(
+    encodeCbor({
+      v: 1,
+      id,
+      version,
+      arch: ARCHES[system] ?? system,
+      libc: libcDigest === null ? null : digestBytes(libcDigest),
+      tools,
+    }),
+  )
 }
 
 const CacheFile = z.object({
@@ -242,14 +180,6 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined // cut short by a crash: as good as absent
   }
-}
-
-async function readFirst(paths: readonly string[]): Promise<string> {
-  for (const path of paths) {
-    const text = await readFile(path, 'utf8').catch(ignoreAbsent)
-    if (text !== undefined) return text
-  }
-  return ''
 }
 
 async function findFile(paths: readonly string[]): Promise<string | undefined> {

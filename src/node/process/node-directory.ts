@@ -147,6 +147,19 @@ function parseHolder(text: string): Holder | undefined {
   }
 }
 
+/** The process that has the data directory now, if any. */
+export async function findHolder(directory: string): Promise<number | undefined> {
+  let text: string
+  try {
+    text = await readFile(join(directory, LOCK_FILE), 'utf8')
+  } catch (error) {
+    if (hasCode(error, 'ENOENT', 'ENOTDIR')) return undefined
+    throw error
+  }
+  const holder = parseHolder(text)
+  return (await isRunning(holder)) ? holder?.pid : undefined
+}
+
 async function isRunning(holder: Holder | undefined): Promise<boolean> {
   if (holder === undefined || holder.pid === process.pid) return false
   return (await startTicks(holder.pid)) === holder.startTicks
