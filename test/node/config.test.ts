@@ -57,9 +57,21 @@ test('config: without any setting one machine is root, worker and store on loopb
     mirrors: [],
     quotaBytes: undefined,
     floorBytes: undefined,
+    keepLogsMs: 14 * 24 * 3600 * 1000,
+    keepLogsBytes: undefined,
     allow: 'loopback',
     isolation: 'auto',
     checks: [],
+    facts: [],
+    features: [],
+    systems: undefined,
+    images: [],
+    policy: {
+      name: 'dedicated',
+      owner: { cpus: 1, memoryBytes: undefined, idleAfterMs: 600_000, isBatteryFine: false },
+      windows: [],
+    },
+    machineRoot: '/',
     auditShare: 0,
     shares: { halfLifeMs: 4 * 3600 * 1000, groups: [] },
     log: { level: 'info', format: 'json' },
@@ -172,7 +184,7 @@ test('config: an unknown key is shown with its line and the nearest known one', 
         'MESH0104',
         '/etc/mesh/mesh.toml:5:2',
         'unknown key "slots" in [worker]\n5 | \tslots = 8\n  | \t^',
-        'known: cpus, memory, isolation, checks',
+        'known: cpus, memory, isolation, checks, facts, features, systems, policy, machine-root, owner, window, image',
       ],
       [
         'MESH0104',
@@ -382,4 +394,24 @@ test('config: checks are absolute paths outside of what a build sees, at most ei
     assert.equal(errorOf(() => load(['--check', path])).code, 'MESH0104', path)
   const many = Array.from({ length: 9 }, (_, at) => `--check=/c${at}`)
   assert.equal(errorOf(() => load(many)).code, 'MESH0104')
+})
+
+test('config: what a worker offers can be added to and held back, in its forms', () => {
+  const { facts, features, systems } = loadConfig(
+    ['--facts', '/a,/b', '--feature', '-kvm', '--feature', 'big', '--system', 'i686-linux'],
+    {},
+    machine(),
+  )
+  assert.deepEqual(
+    { facts, features, systems },
+    { facts: ['/a', '/b'], features: ['-kvm', 'big'], systems: ['i686-linux'] },
+  )
+  for (const [flag, value, message] of [
+    ['--facts', 'relative', /an absolute path/],
+    ['--facts', '/build/x', /not below \/build/],
+    ['--feature', '--kvm', /needs a value|a name of a-z/],
+    ['--feature', 'KVM', /a name of a-z/],
+    ['--system', 'x86 64', /a system such as "x86_64-linux"/],
+  ] as const)
+    assert.throws(() => loadConfig([flag, value], {}, machine()), message, `${flag} ${value}`)
 })

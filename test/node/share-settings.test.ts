@@ -53,7 +53,7 @@ test('shares: what is wrong is shown with its line', () => {
     '/etc/mesh/mesh.toml:2:1 unknown key "halflife" in [shares] did you mean "half-life"?',
   ])
   assert.deepEqual(messages('[[shares.group]]\nname = "a"\nwieght = 2\n'), [
-    '/etc/mesh/mesh.toml:3:1 unknown key "wieght" in [shares] did you mean "weight"?',
+    '/etc/mesh/mesh.toml:3:1 unknown key "wieght" in [shares.group] did you mean "weight"?',
   ])
   for (const [text, what] of [
     ['[shares]\nhalf-life = "1s"\n', /half-life: expected a duration from 1m to 30d/],

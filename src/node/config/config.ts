@@ -5,7 +5,7 @@
  * reader of the process's environment in this folder. What changes while a daemon runs is not here.
  */
 import { closeSync, openSync, readSync } from 'node:fs'
-import { homedir, hostname, userInfo } from 'node:os'
+import { homedir, hostname } from 'node:os'
 import { isAbsolute, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
@@ -13,7 +13,7 @@ import { hasCode, MeshError, messageOf } from '../../base/errors.ts'
 import { nearest, nearestOf } from '../../base/nearest.ts'
 import { parseDuration, parseSize } from '../../base/units.ts'
 import { ROLES, Role } from '../../wire/api.ts'
-import { NodeName, PeerId } from '../../wire/names.ts'
+import { Feature, NodeName, PeerId, System } from '../../wire/names.ts'
 import { ConfigFile } from './config-file.ts'
 import {
   isHttpUrl,
@@ -24,6 +24,15 @@ import {
   parsePercent,
   type HostPort,
 } from './config-values.ts'
+import type { PolicySettings } from '../policy/policy.ts'
+import {
+  OwnerSettings,
+  POLICY_KEYS,
+  policyConfigOf,
+  PolicyName,
+  Windows,
+} from './policy-settings.ts'
+import { DeclaredImages, IMAGE_KEYS, type DeclaredImage } from './image-settings.ts'
 import { GROUP_KEYS, shareConfigOf, ShareSettings, type ShareConfig } from './share-settings.ts'
 
 /** The resolved settings of one daemon. */
@@ -43,18 +52,33 @@ export interface Config {
   /** For builds; absent for all that the process may use. */
   readonly cpus?: number
   readonly memoryBytes?: number
+  /** How much of that is for builds, and when. */
+  readonly policy: PolicySettings
+  /** Where the machine is looked at, absolute; `/` but in a container. */
+  readonly machineRoot: string
   /** Base URLs, each with a slash at its end. */
   readonly mirrors: readonly string[]
   /** The most that the store may use; undefined: what the disk has. */
   readonly quotaBytes: number | undefined
   /** What is left free on the disk of the store; undefined: a share of the disk. */
   readonly floorBytes: number | undefined
+  /** How long logs of builds are kept, and how much of them; undefined: a share of the disk. */
+  readonly keepLogsMs: number
+  readonly keepLogsBytes: number | undefined
   /** Peer ids; `loopback` when none were named: then no address of the node is reached from elsewhere. */
   readonly allow: readonly string[] | 'any' | 'loopback'
   /** `host`: no walls around builds even where there could be some; they are then unsealed. */
   readonly isolation: 'auto' | 'host'
   /** Absolute paths of programs that are asked before an attempt begins. */
   readonly checks: readonly string[]
+  /** Programs that tell facts of the machine. */
+  readonly facts: readonly string[]
+  /** Names of its own that derivations may require; with `-`: of the probes, not to be offered. */
+  readonly features: readonly string[]
+  /** The only systems that builds may be for; undefined: all whose programs run here. */
+  readonly systems: readonly string[] | undefined
+  /** Directories of this machine that are images. */
+  readonly images: readonly DeclaredImage[]
   /** Of the finished jobs of this owner those that are built again on idle nodes, from 0 to 1. */
   readonly auditShare: number
   /** Of an owner: how its nodes are divided among users. */
@@ -70,9 +94,13 @@ const ADDRESSES_MAX = 16
 const ALLOWED_PEERS_MAX = 10_000
 const CPUS_MAX = 4096
 const CHECKS_MAX = 8
+const FACT_PROGRAMS_MAX = 8
+const FEATURES_MAX = 32
+const SYSTEMS_MAX = 16
 const FILE_BYTES_MAX = 1024 * 1024
 /** The longest delay of a timer: 2^31 - 1 ms, 24 days. */
 const DRAIN_MS_MAX = 2 ** 31 - 1
+const KEEP_MS_MAX = 365 * 24 * 3600 * 1000
 
 const written = (isRight: (value: string) => boolean, form: string) =>
   z.string().max(4096).refine(isRight, `expected ${form}`)
@@ -153,6 +181,34 @@ const Settings = z.strictObject({
         .max(CHECKS_MAX)
         .default([])
         .describe('program that may refuse a job before it begins'),
+      facts: z
+        .array(written(isCheckPath, 'an absolute path, not below /build'))
+        .max(FACT_PROGRAMS_MAX)
+        .default([])
+        .describe('program that prints NAME=VALUE or feature NAME'),
+      features: z
+        .array(
+          written(
+            (text) => Feature.safeParse(text.replace(/^-/, '')).success,
+            'a name of a-z 0-9 _ . + -, or one after "-" that is not to be offered',
+          ),
+        )
+        .max(FEATURES_MAX)
+        .default([])
+        .describe('name that derivations may require, or -NAME'),
+      systems: z
+        .array(written((text) => System.safeParse(text).success, 'a system such as "x86_64-linux"'))
+        .min(1)
+        .max(SYSTEMS_MAX)
+        .optional()
+        .describe('system to build for (default: all that run here)'),
+      policy: PolicyName,
+      'machine-root': written((path) => isAbsolute(path) && !path.includes('\0'), 'an absolute path')
+        .default('/')
+        .describe('where a container has /proc, /sys, /run and /dev of its host'),
+      owner: OwnerSettings.prefault({}),
+      window: Windows,
+      image: DeclaredImages,
     })
     .prefault({}),
   store: z
@@ -174,6 +230,18 @@ const Settings = z.strictObject({
       )
         .default('auto')
         .describe('left free on its disk (default: auto, 5 % or 10 GiB)'),
+      'keep-logs': written(
+        (text) => (parseDuration(text) ?? 0) > 0 && (parseDuration(text) ?? 0) <= KEEP_MS_MAX,
+        'a duration up to 365d such as "14d"',
+      )
+        .default('14d')
+        .describe('how long logs and kept directories of builds stay'),
+      'keep-logs-size': written(
+        (text) => text === 'auto' || (parseSize(text) ?? 0) > 0,
+        'a size such as "10 GiB", or "auto"',
+      )
+        .default('auto')
+        .describe('the most of them (default: auto, up to 10 GiB)'),
     })
     .prefault({}),
   audit: z
@@ -277,6 +345,38 @@ const SETTINGS: readonly SettingSpec[] = [
     isList: true,
   },
   {
+    section: 'worker',
+    key: 'facts',
+    flag: 'facts',
+    env: 'MESH_FACTS',
+    value: 'PATH',
+    isList: true,
+  },
+  {
+    section: 'worker',
+    key: 'features',
+    flag: 'feature',
+    env: 'MESH_FEATURES',
+    value: 'NAME',
+    isList: true,
+  },
+  {
+    section: 'worker',
+    key: 'systems',
+    flag: 'system',
+    env: 'MESH_SYSTEMS',
+    value: 'SYSTEM',
+    isList: true,
+  },
+  { section: 'worker', key: 'policy', flag: 'policy', env: 'MESH_POLICY', value: 'NAME' },
+  {
+    section: 'worker',
+    key: 'machine-root',
+    flag: 'machine-root',
+    env: 'MESH_MACHINE_ROOT',
+    value: 'DIR',
+  },
+  {
     section: 'store',
     key: 'mirrors',
     flag: 'mirror',
@@ -290,6 +390,20 @@ const SETTINGS: readonly SettingSpec[] = [
     key: 'free',
     flag: 'keep-free',
     env: 'MESH_KEEP_FREE',
+    value: 'SIZE',
+  },
+  {
+    section: 'store',
+    key: 'keep-logs',
+    flag: 'keep-logs',
+    env: 'MESH_KEEP_LOGS',
+    value: 'TIME',
+  },
+  {
+    section: 'store',
+    key: 'keep-logs-size',
+    flag: 'keep-logs-size',
+    env: 'MESH_KEEP_LOGS_SIZE',
     value: 'SIZE',
   },
   { section: 'audit', key: 'share', flag: 'audit', env: 'MESH_AUDIT', value: 'SHARE' },
@@ -393,7 +507,8 @@ export function systemConfigIo(env: Env, options: { readonly isTty: boolean }): 
     cwd: process.cwd(),
     hostname: hostname(),
     home: env['HOME'] || homedir(),
-    isRoot: userInfo().uid === 0,
+    // Of a user without a name, as in a bare chroot, nothing else is known.
+    isRoot: process.getuid?.() === 0,
     isTty: options.isTty,
     readFile: readSmallFile,
   }
@@ -622,8 +737,8 @@ function fileProblems(file: ConfigFile, issue: z.core.$ZodIssue): MeshError[] {
     return [file.errorAt('value', issue.path, `${issue.path.join('.')}: ${issue.message}`)]
   const [section] = issue.path
   const known =
-    section === undefined ? Object.keys(Settings.shape) : knownKeys(section, issue.path.length)
-  const place = section === undefined ? 'at the top' : `in [${String(section)}]`
+    section === undefined ? Object.keys(Settings.shape) : knownKeys(section, issue.path)
+  const place = section === undefined ? 'at the top' : `in [${tableOf(issue.path)}]`
   return issue.keys.map((key) =>
     file.errorAt('key', [...issue.path, key], `unknown key ${JSON.stringify(key)} ${place}`, [
       hintFor(key, known),
@@ -631,8 +746,16 @@ function fileProblems(file: ConfigFile, issue: z.core.$ZodIssue): MeshError[] {
   )
 }
 
-function knownKeys(section: PropertyKey, depth: number): readonly string[] {
-  if (section === 'shares') return depth > 1 ? GROUP_KEYS : Object.keys(ShareSettings.shape)
+/** The name of the table that the path leads to: indices of arrays are no part of it. */
+const tableOf = (path: readonly PropertyKey[]): string =>
+  path.filter((part) => typeof part === 'string').join('.')
+
+function knownKeys(section: PropertyKey, path: readonly PropertyKey[]): readonly string[] {
+  if (section === 'shares')
+    return path.length > 1 ? GROUP_KEYS : Object.keys(ShareSettings.shape)
+  if (section === 'worker' && path[1] === 'image') return IMAGE_KEYS
+  if (section === 'worker' && path.length > 1) return POLICY_KEYS[String(path[1])] ?? []
+  if (section === 'worker') return Object.keys(Settings.shape.worker.unwrap().shape)
   return SETTINGS.filter((spec) => spec.section === section).map(({ key }) => key)
 }
 
@@ -733,10 +856,18 @@ function configOf(
     ...(memoryBytes === undefined ? {} : { memoryBytes }),
     quotaBytes: parseSize(store.quota),
     floorBytes: parseSize(store.free),
+    keepLogsMs: checked(parseDuration(store['keep-logs'])),
+    keepLogsBytes: parseSize(store['keep-logs-size']),
     mirrors: store.mirrors.map((url) => (url.endsWith('/') ? url : `${url}/`)),
     allow: node.allow?.includes('any') ? 'any' : (node.allow ?? 'loopback'),
+    policy: policyConfigOf(worker),
+    machineRoot: worker['machine-root'],
     isolation: worker.isolation,
     checks: worker.checks,
+    facts: worker.facts,
+    features: worker.features,
+    systems: worker.systems,
+    images: worker.image,
     auditShare: checked(parsePercent(audit.share)),
     shares: shareConfigOf(shares),
     log: {
