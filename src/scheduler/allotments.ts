@@ -4,15 +4,26 @@
  *
  * What waits comes first: holders give up what they have beyond their least when a waiting job could start
  * thereby, the one with the most of it first. They get more when nothing that waits could use what is
- * free. What runs is never ended for it. All of it is volatile: a node is told the numbers again with
+ * free. It is the other way round for what has a claim (claims.ts): a job of which a person said how many it
+ * has, and a big one that is waited for; it takes what becomes free on its machine, and what others there have
+ * beyond their least, and only what does not stand back for it gets it to give. What runs is never ended for it. All of it is volatile: a node is told the numbers again with
  * every message. The level that sees a machine decides, so a lease of the parent is changed here only where
  * this node speaks for a subtree; what waits above counts as waiting here.
  */
 import type { Core } from './core.ts'
-import { cpuRangeOf } from './learnt.ts'
+import { Claims } from './claims.ts'
+import type { Item } from './classes.ts'
+import { cpuRangeOf } from './cpu-range.ts'
+import { byClaim, Holders, type Holder } from './holders.ts'
 import { canStart, freeOf, verdictsOf, type Requirement } from './match.ts'
-import { isLive, type Attempt, type NodeEntry, type Relayed } from './model.ts'
-import { isAlone } from './subtree-offer.ts'
+import {
+  isLive,
+  type Attempt,
+  type Claim,
+  type Job,
+  type NodeEntry,
+  type Relayed,
+} from './model.ts'
 
 /** Between two changes of one holder that its node was told of. */
 const CHANGE_MS = 1_000
@@ -28,18 +39,12 @@ const OFFER_PAUSE_MS = 5_000
 const NODES_PER_ROUND = 32
 /** How often in one event room is made for one more job each. */
 const ROUNDS_MAX = 16
+/** Requirement classes that are looked at for one that does not stand back; with more of them one is taken to be. */
+const DISPUTES_MAX = 256
 /** Requirement classes that are held against one node at a time. */
 const CLASSES_PER_NODE = 64
 /** Nodes that are looked at to see whether what waits above has room already. */
 const NODES_PER_CLASS = 64
-
-/** What has processors of a node: an attempt, or a lease of the parent that was passed on. */
-interface Holder {
-  readonly of: Attempt | Relayed
-  readonly min: number
-  readonly max: number
-  readonly cpus: number
-}
 
 /** A requirement class that waits, with the nodes that are passed over for it. */
 interface Waits {
@@ -48,10 +53,16 @@ interface Waits {
   readonly cut?: ReadonlySet<string>
   /** It waits above this node, or did a minute ago. */
   readonly isAbove: boolean
+  /** The one that goes first; undefined for what waits above. */
+  readonly first: Item | undefined
 }
 
 export class Allotments {
   readonly #core: Core
+  readonly #claims: Claims
+  readonly #holders: Holders
+  /** Processors that are kept for those with a claim as soon as they are free. */
+  readonly #kept = new Map<NodeEntry, number>()
   /** Nodes to look at, and when. */
   readonly #due = new Map<NodeEntry, number>()
   /** Nodes with holders that could give something once something waits. */
@@ -65,13 +76,52 @@ export class Allotments {
 
   constructor(core: Core) {
     this.#core = core
+    this.#claims = new Claims(core)
+    this.#holders = new Holders(core, this.#claims)
+  }
+
+  /** What of its free processors the node does not give to what waits. */
+  keptOn(node: NodeEntry): number {
+    return this.#kept.get(node) ?? 0
+  }
+
+  /** Nodes whose next processors go to something that runs there, for `mesh why`: to what, and why. */
+  *keptFor(): Generator<{
+    readonly node: NodeEntry
+    readonly cpus: number
+    readonly attempt: Attempt
+    readonly claim: Claim['why'] | undefined
+  }> {
+    for (const [node, cpus] of this.#kept) {
+      const holder = this.#holders
+        .on(node)
+        .toSorted(byClaim)
+        .find((one) => one.cpus < one.floor)
+      if (holder !== undefined && 'job' in holder.of)
+        yield { node, cpus, attempt: holder.of, claim: holder.claim }
+    }
+  }
+
+  /** A person has said how many the job has, or takes that back: what runs of it changes now. */
+  sized(job: Job): void {
+    for (const attempt of job.attempts) {
+      if (!isLive(attempt)) continue
+      this.#changedAtMs.delete(attempt)
+      const node = this.#core.nodes.get(attempt.node.peerId)
+      if (node === undefined) continue
+      this.nodeChanged(node)
+      this.#core.effects.push({ type: 'desired', peerId: node.peerId })
+    }
   }
 
   /** What is reserved on the node has changed, or what it has. */
   nodeChanged(node: NodeEntry): void {
     this.#parked.delete(node)
-    if (this.#holders(node).length > 0) this.#setDue(node, this.#core.moment.nowMs)
-    else this.#due.delete(node)
+    if (this.#holders.areOn(node)) this.#setDue(node, this.#core.moment.nowMs)
+    else {
+      this.#due.delete(node)
+      this.#keep(node, 0)
+    }
   }
 
   /** The owner was restarted: until its node says how many the attempt has, it counts as having its least. */
@@ -82,7 +132,7 @@ export class Allotments {
   /** The node says how many the attempt has there. */
   heard(node: NodeEntry, attempt: Attempt, cpus: number): void {
     const { min, max } = cpuRangeOf(attempt.job)
-    if (min === max) return
+    if (min === max && attempt.allotted === min) return
     if (node.bundle !== undefined) {
       // Who sees the machine decides; here it is counted and shown.
       this.#set(node, attempt, Math.min(max, Math.max(min, cpus)))
@@ -107,11 +157,15 @@ export class Allotments {
     const seen = new Set<NodeEntry>()
     for (let round = 0; round < ROUNDS_MAX; round += 1) {
       const made = new Map<NodeEntry, number>()
+      let isFreed = false
       for (const node of this.#take()) {
         seen.add(node)
+        const keptBefore = this.keptOn(node)
+        this.#serveClaims(node)
+        isFreed ||= this.keptOn(node) < keptBefore
         if (this.#makeRoom(node)) made.set(node, freeOf(node).cpus)
       }
-      if (made.size === 0) break
+      if (made.size === 0 && !isFreed) break
       this.#core.waiting.plan()
       for (const [node, freeCpus] of made) {
         // It is held for another node or reserved for another job, or those above gave their job to another
@@ -140,6 +194,18 @@ export class Allotments {
     return allotments
   }
 
+  /** What those below are told of attempts that come before others. */
+  claimsBelow(node: NodeEntry): { attempt: string; cpus: number; why: Claim['why'] }[] {
+    if (node.bundle === undefined) return []
+    const claims = this.#core.relays.claimsFor(node)
+    for (const attempt of node.attempts) {
+      if (!isLive(attempt)) continue
+      const claim = this.#claims.claimBelow(attempt, node)
+      if (claim !== undefined) claims.push({ attempt: attempt.id, ...claim })
+    }
+    return claims
+  }
+
   get #isWaiting(): boolean {
     for (const _ of this.#waiting()) return true
     return false
@@ -147,10 +213,12 @@ export class Allotments {
 
   /** What waits here, and above. */
   *#waiting(): Generator<Waits> {
-    for (const { requirement, avoid, cut } of this.#core.queues.all)
-      yield { requirement, avoid, cut, isAbove: false }
+    for (const home of this.#core.queues.all) {
+      const { requirement, avoid, cut } = home
+      yield { requirement, avoid, cut, isAbove: false, first: this.#core.queues.first(home) }
+    }
     for (const requirement of this.#core.relays.classesAbove.values())
-      yield { requirement, isAbove: true }
+      yield { requirement, isAbove: true, first: undefined }
   }
 
   #setDue(node: NodeEntry, atMs: number): void {
@@ -175,10 +243,12 @@ export class Allotments {
   /** Gives away what is left on the node, and says when it is to be looked at again. */
   #settle(node: NodeEntry): void {
     const { nowMs } = this.#core.moment
+    this.#serveClaims(node)
     this.#grow(node)
-    const holders = this.#holders(node)
+    const holders = this.#holders.on(node)
     if (holders.length === 0) {
       this.#due.delete(node)
+      this.#keep(node, 0)
       return
     }
     let againMs = Number.POSITIVE_INFINITY
@@ -195,27 +265,6 @@ export class Allotments {
     this.#parked.add(node)
   }
 
-  /** What holds processors of the node and may have another number of them. */
-  #holders(node: NodeEntry): Holder[] {
-    if (node.bundle !== undefined) return []
-    const holders: Holder[] = []
-    for (const attempt of node.attempts) {
-      if (!isLive(attempt)) continue
-      const { min, max } = cpuRangeOf(attempt.job)
-      if (max > min || attempt.allotted > min)
-        holders.push({ of: attempt, min, max, cpus: attempt.allotted })
-    }
-    if (node.relayed.size === 0 || isAlone(this.#core)) return holders
-    for (const relayed of node.relayed.values()) {
-      const { terms } = relayed.lease ?? {}
-      if (terms === undefined || terms.cpusMax <= terms.cpusMin) continue
-      if (relayed.finished !== undefined || relayed.reserved.cpus < terms.cpusMin) continue
-      const { cpusMin: min, cpusMax: max } = terms
-      holders.push({ of: relayed, min, max, cpus: relayed.reserved.cpus })
-    }
-    return holders
-  }
-
   /** From when it may have another number. One whose node has not been told of it yet may at any time. */
   #readyAtMs({ of: holder }: Holder): number {
     if ('allotted' in holder && !wasTold(holder)) return 0
@@ -223,29 +272,119 @@ export class Allotments {
   }
 
   #ready(node: NodeEntry): Holder[] {
-    return this.#holders(node).filter(
-      (holder) => this.#readyAtMs(holder) <= this.#core.moment.nowMs,
-    )
+    return this.#holders
+      .on(node)
+      .filter((holder) => this.#readyAtMs(holder) <= this.#core.moment.nowMs)
+  }
+
+  /** Those with a claim get what is free, and what others have beyond their least, as far as those stand back. */
+  #serveClaims(node: NodeEntry): void {
+    if (!node.connected || node.ackSeq === 0) return
+    const { nowMs } = this.#core.moment
+    // Nobody wants it to have so many any more.
+    for (const holder of this.#holders.on(node))
+      if (holder.cpus > holder.max && this.#readyAtMs(holder) <= nowMs)
+        this.#set(node, holder.of, holder.max)
+    for (const { of: taker } of this.#holders.on(node).toSorted(byClaim)) {
+      // Each round as things are after the one before.
+      const holders = this.#holders.on(node)
+      const holder = holders.find((one) => one.of === taker)
+      if (holder === undefined || holder.cpus >= holder.floor) continue
+      if (this.#readyAtMs(holder) > nowMs) continue
+      const wanted = holder.floor - holder.cpus
+      const free = this.#isDisputed(node, holder) ? 0 : Math.max(0, freeOf(node).cpus)
+      const givers = holders.filter(
+        (giver) =>
+          giver !== holder && this.#givesTo(giver, holder) && this.#readyAtMs(giver) <= nowMs,
+      )
+      const surplus = givers.reduce((sum, giver) => sum + Math.max(0, giver.cpus - giver.floor), 0)
+      const given = Math.min(wanted, free + surplus)
+      if (given <= 0) continue
+      if (given > free) this.#shrink(node, givers, given - free, (giver) => giver.floor)
+      this.#set(node, taker, holder.cpus + given)
+    }
+    this.#keepFor(node)
+  }
+
+  /** What becomes free is kept for those that have less than they claim. */
+  #keepFor(node: NodeEntry): void {
+    let kept = 0
+    for (const holder of this.#holders.on(node))
+      if (holder.cpus < holder.floor && !this.#isDisputed(node, holder))
+        kept += holder.floor - holder.cpus
+    this.#keep(node, kept)
+  }
+
+  #keep(node: NodeEntry, cpus: number): void {
+    if (this.keptOn(node) === cpus) return
+    if (cpus === 0) this.#kept.delete(node)
+    else this.#kept.set(node, cpus)
+    this.#core.waiting.nodeChanged(node)
+  }
+
+  /** Whether something that waits could have the free processors of the node and does not stand back. */
+  #isDisputed(node: NodeEntry, holder: Holder): boolean {
+    // What was less than its least for a while has that back before anything begins.
+    if (holder.claim === 'person' || holder.cpus < holder.min) return false
+    let left = DISPUTES_MAX
+    for (const waits of this.#waiting()) {
+      if ((left -= 1) < 0) return true
+      const { requirement, avoid, cut } = waits
+      if (requirement.cpusMin > node.capacity.cpus || this.#standsBack(waits, holder)) continue
+      if (avoid?.has(node.peerId) === true || cut?.has(node.peerId) === true) continue
+      if (lacksNothingBut('cpus', requirement, node)) return true
+    }
+    return false
+  }
+
+  #standsBack({ first, isAbove }: Waits, { claim, big }: Holder): boolean {
+    if (claim === undefined) return false
+    // Whoever granted it has held it against what waits there.
+    if (claim === 'person' || big === undefined) return true
+    // All of a class that is set aside waits for another node on purpose.
+    return first === undefined ? !isAbove : this.#claims.standsBack(first, big)
+  }
+
+  /** Whether a running job gives up what it has beyond its least for the one with the claim. */
+  #givesTo(giver: Holder, { claim, big }: Holder): boolean {
+    if (giver.claim === 'person') return false
+    if (claim === 'person') return true
+    if (giver.claim !== undefined) return false
+    if (big === undefined) return true
+    if (!('job' in giver.of)) return false
+    return this.#claims.mayPass(big.user, this.#core.queues.userOf(giver.of.job))
+  }
+
+  /** What the holder can give to what waits. */
+  #surplus(holder: Holder, waits: Waits): number {
+    const least = this.#standsBack(waits, holder) ? holder.floor : holder.min
+    return Math.max(0, holder.cpus - least)
   }
 
   /** Takes from holders of the node what the job that needs least lacks to start there, or what the node no longer has. */
   #makeRoom(node: NodeEntry): boolean {
     if (!node.connected || node.ackSeq === 0) return false
     const givers = this.#ready(node).filter(({ cpus, min }) => cpus > min)
-    const surplus = givers.reduce((sum, { cpus, min }) => sum + cpus - min, 0)
-    if (surplus === 0) return false
+    if (givers.length === 0) return false
     const { cpus } = freeOf(node)
     if (cpus < 0) {
-      this.#shrink(node, givers, Math.min(-cpus, surplus))
+      const most = givers.reduce((sum, giver) => sum + giver.cpus - giver.min, 0)
+      this.#shrink(node, givers, Math.min(-cpus, most), ({ min }) => min)
       return false
     }
     if ((this.#vainUntilMs.get(node) ?? 0) > this.#core.moment.nowMs) return false
     let least: Waits | undefined
-    for (const waits of this.#lackingCpus(node))
-      if (waits.requirement.cpusMin < (least?.requirement.cpusMin ?? Number.POSITIVE_INFINITY))
-        least = waits
-    if (least === undefined || least.requirement.cpusMin - cpus > surplus) return false
-    this.#shrink(node, givers, least.requirement.cpusMin - cpus)
+    for (const waits of this.#lackingCpus(node)) {
+      if (waits.requirement.cpusMin >= (least?.requirement.cpusMin ?? Number.POSITIVE_INFINITY))
+        continue
+      const surplus = givers.reduce((sum, giver) => sum + this.#surplus(giver, waits), 0)
+      if (waits.requirement.cpusMin - cpus <= surplus) least = waits
+    }
+    if (least === undefined) return false
+    const waits = least
+    this.#shrink(node, givers, waits.requirement.cpusMin - cpus, (giver) =>
+      this.#standsBack(waits, giver) ? giver.floor : giver.min,
+    )
     if (least.isAbove) this.#offered(least.requirement)
     return !least.isAbove
   }
@@ -312,11 +451,16 @@ export class Allotments {
     return kept
   }
 
-  /** The holder with the most beyond its least gives first. */
-  #shrink(node: NodeEntry, givers: readonly Holder[], cpus: number): void {
+  /** Those without a claim give first, then the holder with the most beyond its least, each down to `leastOf`. */
+  #shrink(
+    node: NodeEntry,
+    givers: readonly Holder[],
+    cpus: number,
+    leastOf: (giver: Holder) => number,
+  ): void {
     let left = cpus
-    const surplusOf = (giver: Holder): number => giver.cpus - giver.min
-    for (const giver of givers.toSorted((a, b) => surplusOf(b) - surplusOf(a))) {
+    const surplusOf = (giver: Holder): number => Math.max(0, giver.cpus - leastOf(giver))
+    for (const giver of givers.toSorted((a, b) => byClaim(b, a) || surplusOf(b) - surplusOf(a))) {
       if (left <= 0) return
       const given = Math.min(left, surplusOf(giver))
       left -= given
@@ -331,9 +475,11 @@ export class Allotments {
       .filter(({ cpus, max }) => cpus < max)
       .toSorted((a, b) => a.cpus - b.cpus)
     if (takers.length === 0) return
-    for (const _ of this.#lackingCpus(node)) return
+    for (const waits of this.#lackingCpus(node))
+      if (!takers.every((taker) => this.#standsBack(waits, taker))) return
     const levels = takers.map(({ cpus }) => cpus)
-    for (let left = freeOf(node).cpus - this.#keptFree(node); left > 0; left -= 1) {
+    const spare = freeOf(node).cpus - Math.max(this.#keptFree(node), this.keptOn(node))
+    for (let left = spare; left > 0; left -= 1) {
       const lowest = lowestOf(takers, levels)
       if (lowest === undefined) break
       levels[lowest] = (levels[lowest] ?? 0) + 1

@@ -218,7 +218,7 @@ export class Audit {
         node.peerId !== vote.node.peerId &&
         canStart(requirement, node) &&
         environmentFor(requirement, node)?.system === vote.system &&
-        reach.obstacle(audited, node, vote.system) === undefined,
+        reach.obstacle(audited, node, vote) === undefined,
     )
     return fitting.find((node) => !builders.areNear(vote.node.peerId, node)) ?? fitting[0]
   }

@@ -80,7 +80,8 @@ export class Builders {
     count: number,
     made: {
       readonly system: string
-      readonly userland: Userland
+      /** Null for what was built in an image, which every node that matches has alike. */
+      readonly userland: Userland | null
       readonly builders: ReadonlySet<string>
     },
   ): boolean {
@@ -88,7 +89,8 @@ export class Builders {
       waiters,
       count,
       ({ node }) =>
-        !made.builders.has(node.peerId) && mayHaveUserland(node, made.system, made.userland),
+        !made.builders.has(node.peerId) &&
+        (made.userland === null || mayHaveUserland(node, made.system, made.userland)),
     )
   }
 
@@ -183,7 +185,7 @@ export class Builders {
       // The index only finds candidates.
       const isFree = node.bundle !== undefined || canStart(requirement, node)
       if (!isFree) profiles.update(node)
-      else if (reach.obstacle(job, node, environment.system) === undefined) return place
+      else if (reach.obstacle(job, node, environment) === undefined) return place
       excluded.add(node.peerId)
     }
     return undefined

@@ -22,6 +22,8 @@ export interface Item extends HeapMember {
   readonly rank: Rank
   /** As it was when it was queued, or when a node was last chosen for it. */
   estimate: Estimate
+  /** How fast it runs in an emulated environment, to a native one; as old as the estimate. */
+  emulationSpeed: number
   readonly home: JobClass
   /** The user that it stands under: of its waiters' the one who has had least. */
   readonly user: string

@@ -18,6 +18,7 @@ import { Forecast } from './forecast.ts'
 import { Lookups } from './lookups.ts'
 import { Matcher } from './matcher.ts'
 import type { NodeEntry } from './model.ts'
+import { NodeSlots } from './node-slots.ts'
 import { Nodes } from './nodes.ts'
 import { Outcomes } from './outcomes.ts'
 import { Poison } from './poison.ts'
@@ -88,6 +89,7 @@ export class Core {
   readonly shares: Shares
   readonly levers = new Levers(this)
   readonly drains = new Drains(this)
+  readonly slots = new NodeSlots(this)
   readonly quarantine = new Quarantine(this)
   readonly poison = new Poison(this)
   readonly refusals = new Refusals(this)

@@ -76,15 +76,22 @@ export class CriticalPaths {
   #measure(request: Request): Step[] {
     const { estimates } = this.#core.state
     const changed: Step[] = []
+    let cpuMs = 0
+    let count = 0
     this.#lastMs.set(request, this.#core.moment.nowMs)
     for (const step of topological([...request.steps.values()]).toReversed()) {
       let afterMs = 0
       for (const dependent of step.dependents) afterMs = Math.max(afterMs, dependent.criticalMs)
-      const ownMs = isAhead(step) ? estimates.of(step.derivation).durationMs : 0
-      const criticalMs = ownMs + afterMs
+      const own = isAhead(step) ? estimates.of(step.derivation) : undefined
+      const criticalMs = (own?.durationMs ?? 0) + afterMs
+      if (own !== undefined) {
+        cpuMs += own.durationMs * Math.max(own.cpuShare, step.derivation.needs.cpus.min)
+        count += 1
+      }
       if (isAhead(step) && differs(step.criticalMs, criticalMs)) changed.push(step)
       step.criticalMs = criticalMs
     }
+    request.ahead = { cpuMs, count }
     return changed
   }
 }

@@ -3,12 +3,15 @@
  *
  * Outcomes are kept per exact key (the derivation's name and all of its recipe but the contents of its
  * inputs) and per name; what has neither gets the median of all, and the first job of all a plain guess.
+ * How long a job takes where its machine emulates another is learnt apart: the factor between the two differs
+ * from one program to the next far more than machines do. It is guessed only while one of the two was not seen.
  * Part of the durable state: built by `State.evolve` from facts alone, and written into a snapshot when
  * the journal drops the facts that it came from. Durations are those of a machine of speed 1.
  */
 import { sha256 } from '../wire/digest.ts'
 import type { Derivation } from '../wire/derivation.ts'
 import { OUTCOMES_MAX, type OutcomeKind } from '../wire/facts.ts'
+import { EMULATION_SPEED } from './isolation.ts'
 
 /** Keys that are remembered, exact ones and names together; the one learnt longest ago goes. */
 export const ESTIMATE_KEYS_MAX = 10_000
@@ -77,15 +80,39 @@ export class Estimates {
   /** Keys of derivations, which are hashes of long texts. */
   readonly #keys = new WeakMap<Derivation, Keys>()
 
-  /** What to expect of a job of the derivation. O(1) while nothing new was learnt of it. */
-  of(derivation: Derivation): Estimate {
-    const { exact, name } = this.#keysOf(derivation)
-    const own = this.#estimateOf(exact)
-    if (own !== undefined && own.sampleCount > 0) return own
-    const named = this.#estimateOf(name)
-    const best = named !== undefined && named.sampleCount > 0 ? named : this.#ofAll()
+  /** What to expect of a job of the derivation, natively or where it is emulated. O(1) while nothing new was learnt of it. */
+  of(derivation: Derivation, isEmulated = false): Estimate {
+    const own = this.#learntOf(derivation, isEmulated)
+    if (own.sampleCount > 0) return own
+    const other = this.#learntOf(derivation, !isEmulated)
+    const known = other.sampleCount > 0 ? other : this.#ofAll()
+    const factor =
+      other.sampleCount > 0 && !isEmulated ? EMULATION_SPEED : isEmulated ? 1 / EMULATION_SPEED : 1
     // Runs that failed for want of memory tell of memory all the same.
-    const memoryBytes = Math.max(best.memoryBytes, own?.memoryBytes ?? 0, named?.memoryBytes ?? 0)
+    const memoryBytes = Math.max(known.memoryBytes, own.memoryBytes, other.memoryBytes)
+    if (factor === 1 && memoryBytes === known.memoryBytes) return known
+    return {
+      ...known,
+      memoryBytes,
+      durationMs: Math.max(1, known.durationMs * factor),
+      durationP90Ms: Math.max(1, known.durationP90Ms * factor),
+    }
+  }
+
+  /** How fast it runs where it is emulated, to a native run on the same machine. */
+  emulationSpeedOf(derivation: Derivation): number {
+    return this.of(derivation).durationMs / this.of(derivation, true).durationMs
+  }
+
+  /** By its exact key, else by its name; without samples only the memory says something. */
+  #learntOf(derivation: Derivation, isEmulated: boolean): Estimate {
+    const { exact, name } = this.#keysOf(derivation)
+    const [ownKey, nameKey] = isEmulated ? [emulated(exact), emulated(name)] : [exact, name]
+    const own = this.#estimateOf(ownKey)
+    if (own !== undefined && own.sampleCount > 0) return own
+    const named = this.#estimateOf(nameKey)
+    const memoryBytes = Math.max(own?.memoryBytes ?? 0, named?.memoryBytes ?? 0)
+    const best = named !== undefined && named.sampleCount > 0 ? named : NOTHING_LEARNT
     return memoryBytes === best.memoryBytes ? best : { ...best, memoryBytes }
   }
 
@@ -95,16 +122,17 @@ export class Estimates {
   }
 
   /** One run had this outcome, for all of the derivations, which may be written differently. */
-  learn(derivations: Iterable<Derivation>, outcome: Outcome): void {
+  learn(derivations: Iterable<Derivation>, outcome: Outcome, isEmulated = false): void {
     const sane = sanitised(outcome)
     const keys = new Set<string>()
     for (const derivation of derivations) {
       const { exact, name } = this.#keysOf(derivation)
-      keys.add(exact).add(name)
+      if (isEmulated) keys.add(emulated(exact)).add(emulated(name))
+      else keys.add(exact).add(name)
       if (keys.size >= KEYS_PER_RUN_MAX) break
     }
     for (const key of keys) this.#add(key, sane)
-    if (sane.kind === 'done') this.#addToAll([sane.durationMs])
+    if (sane.kind === 'done' && !isEmulated) this.#addToAll([sane.durationMs])
   }
 
   /** All that is known, the key learnt longest ago first, to be restored in this order. */
@@ -186,6 +214,18 @@ export class Estimates {
     if (this.#rings.size > ESTIMATE_KEYS_MAX && oldest !== undefined) this.#rings.delete(oldest)
   }
 }
+
+const NOTHING_LEARNT: Estimate = {
+  durationMs: DEFAULT_MS,
+  durationP90Ms: DEFAULT_MS,
+  memoryBytes: 0,
+  diskBytes: 0,
+  cpuShare: 1,
+  sampleCount: 0,
+}
+
+/** The key of runs on machines that emulated another; no plain one begins so. */
+const emulated = (key: string): string => `e${key}`
 
 /** In a snapshot: the durations of jobs of any kind. No other key looks like it. */
 const ALL_KEY = 'all'

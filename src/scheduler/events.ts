@@ -12,6 +12,7 @@ import type {
   Limits,
   SyncMessage,
 } from '../wire/work-messages.ts'
+import type { ImageFact } from './images.ts'
 import type { Lever } from './levers.ts'
 import type { Below } from './members.ts'
 import type { NamedClass } from './waiting-classes.ts'
@@ -58,6 +59,8 @@ export type Event =
   | { type: 'orders'; peerId: string; message: DesiredMessage; sentAtMs: number }
   /** Somebody pulls a lever; it was checked before. */
   | { type: 'lever'; lever: Lever; by: string }
+  /** Somebody names an image, or takes the name away; it was checked before. */
+  | { type: 'image'; fact: ImageFact }
   | { type: 'tick' }
 
 export type Effect =
@@ -103,6 +106,10 @@ export interface Grant {
   readonly urls: readonly string[]
   /** For a node that passes it on. */
   readonly terms: Lease['terms']
+  /** What the job needs of its environment. */
+  readonly features: readonly string[]
+  /** Processors that the job can use; undefined where that is not known any more. */
+  readonly cpusMax?: number | undefined
 }
 
 export interface Desired {
@@ -111,6 +118,8 @@ export interface Desired {
   readonly grants: readonly Grant[]
   /** Leases of this node's own parent. */
   readonly relayed: readonly Lease[]
+  /** To be called with each attempt whose grant does not fit the message: it counts as not sent. */
+  readonly defer: (attempt: string) => void
   readonly limits: readonly { readonly attempt: string; readonly limits: Limits }[]
   readonly cancel: readonly string[]
   readonly ack: readonly string[]
@@ -123,4 +132,8 @@ export interface Desired {
   /** Processors for attempts that leave their number open. */
   readonly allotments: readonly { readonly attempt: string; readonly cpus: number }[]
   readonly drains: readonly DrainWire[]
+  /** What people said of the processors of the node, or of those below it. */
+  readonly slots: Pick<DesiredMessage, 'slots' | 'slotOrders'>
+  /** What comes before others of its machine below the node. */
+  readonly claims: NonNullable<DesiredMessage['claims']>
 }

@@ -62,7 +62,10 @@ export class Forecast {
     const [step] = job.waiters.size > 0 ? job.waiters : job.shownBy
     const fresh: Known = {
       begunMs: known?.begunMs ?? nowMs - Math.max(0, wallMs - attempt.startedAtWall),
-      estimate: step === undefined ? undefined : this.#core.state.estimates.of(step.derivation),
+      estimate:
+        step === undefined
+          ? undefined
+          : this.#core.state.estimates.of(step.derivation, attempt.machine !== undefined),
       askedAtMs: nowMs,
     }
     this.#known.set(attempt, fresh)

@@ -7,7 +7,7 @@ import type { Core } from './core.ts'
 import { fits } from './forecast.ts'
 import { isOpen, roomOf, type Kind, type Seat } from './kinds.ts'
 import type { NodeEntry } from './model.ts'
-import { offerFor } from './offers.ts'
+import { offerFor, speedOfOffer } from './offers.ts'
 import { NO_INPUTS, transferMs } from './transfer.ts'
 
 /** A busy node has to be so much better than a free one to be waited for. */
@@ -64,16 +64,18 @@ export class Holding {
         consider(
           seat.node,
           this.#core.forecast.readyMs(seat.node, roomOf(home.requirement), { item }),
-          kind.speed,
+          this.#speedOn(kind, item),
         )
     for (const seat of this.#core.profiles.bundles) {
       const { node } = seat
       if (barred.has(node.peerId) || !isOpen(node)) continue
       const offer = offerFor(home.requirement, seat, 'busy')
-      if (offer === undefined || offer.freeInMs <= 0 || offer.speed <= free.speed) continue
+      if (offer === undefined || offer.freeInMs <= 0) continue
+      const speed = speedOfOffer(offer, item.emulationSpeed)
+      if (speed <= free.speed) continue
       // Each promise takes about as long as the first room takes to come.
       const turns = 1 + this.#core.forecast.promisedCount(node)
-      consider(node, nowMs + offer.freeInMs * turns, offer.speed)
+      consider(node, nowMs + offer.freeInMs * turns, speed)
     }
     if (best === undefined) return undefined
     item.heldSinceMs = sinceMs
@@ -90,8 +92,9 @@ export class Holding {
   /** Busy nodes of a faster kind that may have room soon. */
   #busyOf(kind: Kind, item: Item, free: Free, barred: ReadonlySet<string>): Seat[] {
     const { estimate, home } = item
-    if (kind.speed <= free.speed) return []
-    if (estimate.durationMs / kind.speed >= free.forMs * HOLD_FACTOR) return []
+    const speed = this.#speedOn(kind, item)
+    if (speed <= free.speed) return []
+    if (estimate.durationMs / speed >= free.forMs * HOLD_FACTOR) return []
     const need = roomOf(home.requirement)
     return kind.ends
       .some(BUSY_LOOKED_AT)
@@ -99,6 +102,10 @@ export class Holding {
         (seat) =>
           seat.free !== undefined && !barred.has(seat.node.peerId) && fits(seat.capacity, need),
       )
+  }
+
+  #speedOn(kind: Kind, { home, emulationSpeed }: Item): number {
+    return this.#core.profiles.speedOf(home.requirement, kind, emulationSpeed)
   }
 
   /** The busy node that has the inputs, for as long as that is worth it. */
@@ -114,7 +121,7 @@ export class Holding {
       if (!this.#core.profiles.fitOf(home.requirement, seat).isNow) continue
       const away = transferMs(inputs, peerId)
       if (away >= (best?.transferMs ?? free.transferMs)) continue
-      if (away + estimate.durationMs / seat.kind.speed < free.forMs)
+      if (away + estimate.durationMs / this.#speedOn(seat.kind, item) < free.forMs)
         best = { seat, transferMs: away }
     }
     if (best === undefined) return undefined

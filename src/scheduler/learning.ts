@@ -45,8 +45,10 @@ export class Learning {
     if (state === 'done' && attempt.job.resolved.fetch === undefined) {
       const [step] = attempt.job.waiters
       if (step !== undefined) {
-        const expected = this.#core.state.estimates.of(step.derivation)
-        if (isDirect) this.speeds.observed(node, usage.wallMs, expected)
+        const isEmulated = attempt.machine !== undefined
+        const expected = this.#core.state.estimates.of(step.derivation, isEmulated)
+        // How slow emulation is says nothing of the machine.
+        if (isDirect && !isEmulated) this.speeds.observed(node, usage.wallMs, expected)
         for (const waiter of attempt.job.waiters)
           this.#core.criticalPaths.ended(waiter, usage.wallMs * speed, expected.durationMs)
       }

@@ -5,8 +5,9 @@
 import { BUILTIN_FETCH } from '../wire/derivation.ts'
 import { LEARNT_ITEMS_MAX, SPEED_MAX, SPEED_MIN, type Fact } from '../wire/facts.ts'
 import type { Usage } from '../wire/result.ts'
+import { cpuRangeOf } from './cpu-range.ts'
 import type { Estimates, Outcome } from './estimates.ts'
-import type { Attempt, Job, Step } from './model.ts'
+import type { Attempt, Step } from './model.ts'
 import type { UsageTable } from './usage.ts'
 
 type Ended = Extract<Fact, { type: 'ended' }>
@@ -32,7 +33,8 @@ export function learnFrom({ estimates, usage }: LearntState, attempt: Attempt, f
   for (const { request } of steps) users.add(request.wire.user)
   usage.charge([...users], chargeOf(attempt, fact), fact.atWall)
   const outcome = outcomeOf(attempt, fact)
-  if (outcome !== undefined) estimates.learn(derivationsOf(steps), outcome)
+  if (outcome === undefined) return
+  estimates.learn(derivationsOf(steps), outcome, attempt.machine !== undefined)
 }
 
 /** Processor ms: what it used, but no less than what it kept from others; nothing for what a node lost. */
@@ -93,20 +95,6 @@ export function memoryLimitOf({ job, memoryBytes }: Attempt): {
 } {
   const isDeclared = [...job.waiters].some(({ derivation }) => derivation.needs.memoryBytes > 0)
   return isDeclared && memoryBytes > 0 ? { memoryLimitBytes: memoryBytes } : {}
-}
-
-/** The range of processors that the waiters of the job ask for together. */
-export function cpuRangeOf({ waiters, shownBy }: Job): {
-  readonly min: number
-  readonly max: number
-} {
-  let min = 1
-  let max = 1
-  for (const { derivation } of waiters.size > 0 ? waiters : shownBy) {
-    min = Math.max(min, derivation.needs.cpus.min)
-    max = Math.max(max, derivation.needs.cpus.max)
-  }
-  return { min, max: Math.max(min, max) }
 }
 
 function* derivationsOf(steps: Iterable<Step>): Generator<Step['derivation']> {

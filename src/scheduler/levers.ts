@@ -3,6 +3,7 @@
  * twice it is as if it was said once.
  */
 import type { DrainOrder } from '../wire/api.ts'
+import type { SlotsOrder } from '../wire/slots.ts'
 import type { Core } from './core.ts'
 import { isLive, type Job, type Request, type Step } from './model.ts'
 import { isSelected, parseSelector } from './selector.ts'
@@ -24,6 +25,10 @@ export type Lever =
   /** The selector was parsed before. */
   | { readonly kind: 'drain'; readonly order: DrainOrder }
   | { readonly kind: 'undrain'; readonly selector: string }
+  /** The selector was parsed before. */
+  | { readonly kind: 'slots'; readonly order: SlotsOrder }
+  /** Only of one derivation; null: what its job asks for by itself. */
+  | { readonly kind: 'size'; readonly target: Target; readonly cpus: number | null }
 
 export class Levers {
   readonly #core: Core
@@ -40,11 +45,15 @@ export class Levers {
       case 'undrain':
         this.#undrain(lever.selector)
         return
+      case 'slots':
+        this.#core.slots.order(lever.order, by)
+        return
       case 'boost':
       case 'hold':
       case 'release':
       case 'cancel':
       case 'retry':
+      case 'size':
         break
     }
     const request = this.#core.state.requests.get(lever.target.request)
@@ -82,7 +91,26 @@ export class Levers {
       case 'retry':
         this.#retry(request, derivation, lever.rebind, by)
         return
+      case 'size':
+        if (step !== undefined) this.#size(step, lever.cpus, by)
+        return
     }
+  }
+
+  /** What runs gets as many as its node has for it, at once; what waits asks for as many. */
+  #size(step: Step, cpus: number | null, by: string): void {
+    if ((step.slots?.cpus ?? null) === cpus) return
+    const { job, request, derivation } = step
+    this.#core.fact({
+      type: 'sized',
+      request: request.wire.id,
+      derivation: derivation.name,
+      cpus,
+      by,
+      atWall: this.#core.moment.wallMs,
+    })
+    this.#requeue(request, step)
+    if (job !== undefined) this.#core.allotments.sized(job)
   }
 
   /** Also lifts the quarantine of the nodes that are meant: whoever undrains a node vouches for it. */

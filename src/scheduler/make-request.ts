@@ -45,6 +45,7 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
     takesCopy: wire.takesCopy === true,
     bindings: bindingsOf(wire),
     bytes: { peer: 0, mirror: 0, local: 0 },
+    ahead: { cpuMs: 0, count: 0 },
     rootBytes: 0,
     rootBytesBefore: 0,
     endedAtWall: undefined,
@@ -81,6 +82,7 @@ export function makeRequest(wire: RequestWire, seq: number): Request {
       failure: undefined,
       boost: undefined,
       hold: undefined,
+      slots: undefined,
     })
   }
   for (const step of steps.values()) {

@@ -11,7 +11,17 @@ import {
   type Userland,
 } from '../wire/environment.ts'
 import { BUILTIN_FETCH, hostsOf } from '../wire/derivation.ts'
-import { comparedFor, type Job, type NodeEntry, type Step } from './model.ts'
+import { cpuRangeOfSteps } from './cpu-range.ts'
+import { hasFeature, isEmulated, isStronger, strongestOf } from './isolation.ts'
+import {
+  doesServe,
+  hasWalls,
+  placesOf,
+  systemServes,
+  wallsWanted,
+  type JobPlace,
+} from './job-places.ts'
+import { comparedFor, comparedMachine, type Job, type NodeEntry, type Step } from './model.ts'
 
 /** Everything about a job that matching looks at. Jobs with equal requirements share one queue. */
 export interface Requirement {
@@ -24,6 +34,10 @@ export interface Requirement {
   readonly cpusMax: number
   readonly memoryBytes: number
   readonly diskBytes: number
+  /** Where it is built in images; empty for one that never is. */
+  readonly places: readonly JobPlace[]
+  /** It has to be a machine of this system, natively or emulating: a lease names the environment that was chosen. */
+  readonly machine?: string | undefined
   /** By system: the userland that the requests are bound to. */
   readonly bindings: ReadonlyMap<string, Userland>
   /** Equal for equal requirements. */
@@ -57,17 +71,15 @@ function toolsOf(derivation: {
 /** The requirement of the job of `waiters`: resources are the largest that any of them asks for. */
 export function requirementOf(waiters: Iterable<Step>): Requirement {
   let first: Step | undefined
-  let cpusMin = 0
-  let cpusMax = 0
   let memoryBytes = 0
   let diskBytes = 0
   const features = new Set<string>()
   const bindings = new Map<string, Userland>()
-  for (const step of waiters) {
+  const steps = [...waiters]
+  const { min: cpusMin, max: cpusMax } = cpuRangeOfSteps(steps)
+  for (const step of steps) {
     first ??= step
     const { needs } = step.derivation
-    cpusMin = Math.max(cpusMin, needs.cpus.min)
-    cpusMax = Math.max(cpusMax, needs.cpus.max, cpusMin)
     memoryBytes = Math.max(memoryBytes, needs.memoryBytes, step.job?.memoryFloorBytes ?? 0)
     diskBytes = Math.max(diskBytes, needs.diskBytes)
     for (const feature of needs.features) features.add(feature)
@@ -78,6 +90,7 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
   if (first === undefined) throw new Error('a job that is matched has a waiter')
   const { derivation } = first
   const isFetch = derivation.builder === BUILTIN_FETCH
+  const machine = first.job === undefined ? undefined : comparedMachine(first.job)
   const parts = {
     hosts: isFetch ? ['any'] : hostsFor(first),
     isFetch,
@@ -88,23 +101,28 @@ export function requirementOf(waiters: Iterable<Step>): Requirement {
     cpusMax,
     memoryBytes,
     diskBytes,
+    places: isFetch ? [] : placesOf(derivation),
+    ...(machine === undefined ? {} : { machine }),
   }
-  return keyed(parts, bindings)
+  return makeRequirement(parts, bindings)
 }
 
 /** The same with so much memory. */
 export function withMemory(requirement: Requirement, memoryBytes: number): Requirement {
   if (memoryBytes === requirement.memoryBytes) return requirement
   const { bindings, key: _key, ...parts } = requirement
-  return keyed({ ...parts, memoryBytes }, bindings)
+  return makeRequirement({ ...parts, memoryBytes }, bindings)
 }
 
-function keyed(
+/** With its key, which levels of a tree know it by: what older nodes have not heard of is left out where it says nothing. */
+export function makeRequirement(
   parts: Omit<Requirement, 'bindings' | 'key'>,
   bindings: Requirement['bindings'],
 ): Requirement {
   const sorted = [...bindings].toSorted(([a], [b]) => (a < b ? -1 : 1))
-  return { ...parts, bindings, key: JSON.stringify([parts, sorted]) }
+  const { places, ...plain } = parts
+  const named = places.length === 0 ? plain : { ...plain, places }
+  return { ...parts, bindings, key: JSON.stringify([named, sorted]) }
 }
 
 /** Builds that are compared are all made for one system: that of the first. */
@@ -132,27 +150,53 @@ export function mayShareRun(a: Step, b: Step): boolean {
 /** Whether the node has, or may turn out to have, just this userland. */
 export function mayHaveUserland(node: NodeEntry, system: string, userland: Userland): boolean {
   return node.environments.some(
-    (environment) => environment.system === system && sameUserland(userland, environment) !== false,
+    (environment) =>
+      environment.system === system &&
+      environment.isolation !== 'image' &&
+      sameUserland(userland, environment) !== false,
   )
 }
 
-/** The environment of the node that the job would run in: the strongest that serves it. */
+/**
+ * The environment of the node that the job would run in. Of those that serve it: one with all features that it
+ * asks for, then one whose userland its requests may be built with, then a native one, then the strongest.
+ */
 export function environmentFor(
   requirement: Requirement,
   node: Pick<NodeEntry, 'environments'>,
 ): Environment | undefined {
   let best: Environment | undefined
-  for (const environment of node.environments) {
-    if (!servesSystem(requirement, environment)) continue
-    if (requirement.sealed && environment.isolation === 'host') continue
-    if (best === undefined || (best.isolation === 'host' && environment.isolation !== 'host'))
+  for (const environment of node.environments)
+    if (
+      doesServe(requirement, environment) &&
+      (best === undefined || isPreferred(requirement, environment, best))
+    )
       best = environment
-  }
   return best
 }
 
-function servesSystem(requirement: Requirement, environment: Environment): boolean {
-  return requirement.hosts.includes('any') || requirement.hosts.includes(environment.system)
+function isPreferred(requirement: Requirement, a: Environment, b: Environment): boolean {
+  const byFeatures = Number(hasAll(requirement, a)) - Number(hasAll(requirement, b))
+  const byUserland = Number(mayBind(requirement, a)) - Number(mayBind(requirement, b))
+  const byMachine = Number(isEmulated(b)) - Number(isEmulated(a))
+  const order = byFeatures || byUserland || byMachine
+  return order === 0 ? isStronger(a, b) : order > 0
+}
+
+const hasAll = ({ features }: Requirement, environment: Environment): boolean =>
+  features.every((feature) => hasFeature(environment, feature))
+
+function mayBind(requirement: Requirement, environment: Environment): boolean {
+  const bound = bindingFor(requirement, environment)
+  return bound === undefined || sameUserland(bound, environment) !== false
+}
+
+/** The userland that a job has to be built with there; none where an image is its userland. */
+function bindingFor(
+  { isFetch, bindings }: Requirement,
+  { isolation, system }: Environment,
+): Userland | undefined {
+  return isFetch || isolation === 'image' ? undefined : bindings.get(system)
 }
 
 /** Whether all of `want` is the same in `have`; undefined while `have` has not told it all. */
@@ -189,14 +233,25 @@ export function verdictsOf(
   }
   checkEnvironments(requirement, node.environments, check)
   const free = freeOf(node)
-  checkAmount(check, 'cpus', requirement.cpusMin, node.capacity.cpus, free.cpus, String)
+  const whole = wholeOf(node)
+  checkAmount(
+    check,
+    'cpus',
+    requirement.cpusMin,
+    { capacity: node.capacity.cpus, whole: whole.cpus, free: free.cpus, policy: node.policy?.name },
+    String,
+  )
   if (requirement.memoryBytes > 0)
     checkAmount(
       check,
       'memory',
       requirement.memoryBytes,
-      node.capacity.memoryBytes,
-      free.memoryBytes,
+      {
+        capacity: node.capacity.memoryBytes,
+        whole: whole.memoryBytes,
+        free: free.memoryBytes,
+        policy: node.policy?.name,
+      },
       formatSize,
     )
   if (requirement.diskBytes > 0)
@@ -204,8 +259,11 @@ export function verdictsOf(
       check,
       'disk',
       requirement.diskBytes,
-      node.capacity.diskBytes,
-      free.diskBytes,
+      {
+        capacity: node.capacity.diskBytes,
+        whole: node.capacity.diskBytes,
+        free: free.diskBytes,
+      },
       formatSize,
     )
   if (job !== undefined && job.avoid.has(node.peerId))
@@ -244,7 +302,7 @@ function checkEnvironments(
   check: Check,
 ): void {
   const systems = [...new Set(environments.map((environment) => environment.system))]
-  const serving = environments.filter((environment) => servesSystem(requirement, environment))
+  const serving = environments.filter((environment) => systemServes(requirement, environment))
   check(
     'system',
     requirement.hosts.join(' or '),
@@ -253,32 +311,35 @@ function checkEnvironments(
     true,
   )
   const environment = environmentFor(requirement, { environments })
-  if (requirement.sealed) {
-    const isolations = new Set(
-      (serving.length > 0 ? serving : environments).map(({ isolation }) => isolation),
+  const near = serving.length > 0 ? serving : environments
+  const walls = wallsWanted(requirement, near)
+  if (walls !== undefined) {
+    const fitting = near.filter((one) => hasWalls(requirement, one))
+    check(
+      'isolation',
+      walls,
+      strongestOf(fitting.length > 0 ? fitting : near),
+      fitting.length > 0,
+      true,
     )
-    const strongest = isolations.has('namespace')
-      ? 'namespace'
-      : isolations.has('host')
-        ? 'host'
-        : 'none'
-    check('isolation', 'namespace', strongest, strongest === 'namespace', true)
   }
   for (const feature of requirement.features) {
-    const ok = environment?.features.includes(feature) ?? false
+    const ok = environment !== undefined && hasFeature(environment, feature)
     check(`feature ${feature}`, 'yes', ok ? 'yes' : 'no', ok, true)
   }
   if (environment !== undefined) checkUserland(requirement, environment, check)
 }
 
 function checkUserland(requirement: Requirement, environment: Environment, check: Check): void {
+  // Nothing of the host takes part in what is built in an image.
+  if (environment.isolation === 'image') return
   for (const tool of requirement.tools) {
     const digest = toolOf(environment, tool)
     const have = digest === undefined ? 'not probed yet' : digest === null ? 'missing' : 'yes'
     // A missing program may yet be an input or be found elsewhere in the sandbox: the build will tell.
     check(`tool ${tool}`, 'known', have, digest !== undefined, false)
   }
-  const bound = requirement.isFetch ? undefined : requirement.bindings.get(environment.system)
+  const bound = bindingFor(requirement, environment)
   if (bound === undefined) return
   const same = sameUserland(bound, environment)
   const differing = Object.keys(bound.tools).find(
@@ -300,19 +361,36 @@ function checkUserland(requirement: Requirement, environment: Environment, check
   )
 }
 
+interface Amount {
+  readonly capacity: number
+  /** Policies aside. */
+  readonly whole: number
+  readonly free: number
+  /** Why `capacity` is less. */
+  readonly policy?: string | undefined
+}
+
 function checkAmount(
   check: Check,
   name: string,
   want: number,
-  capacity: number,
-  free: number,
+  { capacity, whole, free, policy }: Amount,
   format: (amount: number) => string,
 ): void {
-  const permanent = capacity < want
+  const permanent = whole < want
   const have = permanent
-    ? `${format(capacity)} in all`
-    : `${format(free)} of ${format(capacity)} free`
+    ? `${format(whole)} in all`
+    : `${format(free)} of ${format(capacity)} free${capacity < whole ? `, ${format(whole)} in all (${policy})` : ''}`
   check(name, `>= ${format(want)}`, have, free >= want, permanent)
+}
+
+/** What a machine has in all, of which its policy leaves builds a part for now. One that is disabled stays so. */
+function wholeOf({ capacity, policy }: NodeEntry): { cpus: number; memoryBytes: number } {
+  if (policy === undefined || policy.name === 'disabled') return capacity
+  return {
+    cpus: Math.max(capacity.cpus, policy.of),
+    memoryBytes: Math.max(capacity.memoryBytes, policy.wholeMemoryBytes),
+  }
 }
 
 export function freeOf(node: NodeEntry): { cpus: number; memoryBytes: number; diskBytes: number } {
@@ -345,6 +423,8 @@ export interface Fit {
   readonly isPossible: boolean
   /** One can, now. */
   readonly isNow: boolean
+  /** It would run there in an environment that the machine emulates. */
+  readonly isEmulated: boolean
 }
 
 export function fitOf(requirement: Requirement, node: NodeEntry): Fit {
@@ -355,11 +435,13 @@ export function fitOf(requirement: Requirement, node: NodeEntry): Fit {
       isPossible &&= ok || !permanent
       isNow &&= ok
     })
-    return { isPossible, isNow }
+    const environment = environmentFor(requirement, { environments })
+    return { isPossible, isNow, isEmulated: environment !== undefined && isEmulated(environment) }
   })
   return {
     isPossible: fits.some(({ isPossible }) => isPossible),
     isNow: fits.some(({ isNow }) => isNow),
+    isEmulated: fits.every((fit) => fit.isEmulated),
   }
 }
 
@@ -393,9 +475,9 @@ export function describeMisfit(
   }
 }
 
-/** The userland that a job's fingerprint and its requests' binding are made from; null for fetches. */
+/** The userland that a job's fingerprint and its requests' binding are made from; null for fetches, and in an image, which the job names itself. */
 export function userlandOfJob(requirement: Requirement, environment: Environment): Userland | null {
-  if (requirement.isFetch) return null
+  if (requirement.isFetch || environment.isolation === 'image') return null
   return (
     userlandFor({ base: environment.base, tools: environment.tools }, requirement.tools) ?? null
   )

@@ -89,8 +89,8 @@ export class Matcher {
     const { requirement } = home
     if (!this.#core.profiles.fitOf(requirement, seat).isNow) return false
     if (seat.node.bundle !== undefined) return offerFor(requirement, seat, 'now') !== undefined
-    if (seat.free === undefined) return this.#core.reservations.has(seat.node)
-    return fits(seat.free, roomOf(requirement))
+    if (seat.free !== undefined && fits(seat.free, roomOf(requirement))) return true
+    return this.#core.reservations.has(seat.node)
   }
 
   /** Starts all that can start. */
@@ -178,7 +178,7 @@ export class Matcher {
       queues.put(job)
       return
     }
-    if (reach.obstacle(job, node, environment.system) !== undefined) {
+    if (reach.obstacle(job, node, environment) !== undefined) {
       reach.cut(job, node.peerId)
       for (const step of job.waiters) this.#core.effects.push({ type: 'step', step })
       return

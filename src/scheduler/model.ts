@@ -19,6 +19,8 @@ import type {
 import type { Measured, Usage } from '../wire/result.ts'
 import { sameEntry, type Entry } from '../wire/tree.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
+import type { Fact } from '../wire/machine-fact.ts'
+import type { PolicyWire } from '../wire/policy.ts'
 import type {
   FinishedAttempt,
   Lease,
@@ -35,6 +37,13 @@ export const REWINDS_MAX = 3
 /** Somebody's word that nothing more is to be started. */
 export interface Hold {
   readonly reason: string
+  readonly by: string
+  readonly atWall: number
+}
+
+/** Somebody's word on how many processors a job has. */
+export interface Slots {
+  readonly cpus: number
   readonly by: string
   readonly atWall: number
 }
@@ -81,6 +90,7 @@ export interface Step {
   /** Its own priority, where somebody gave it one. */
   boost: number | undefined
   hold: Hold | undefined
+  slots: Slots | undefined
 }
 
 export interface Request {
@@ -105,6 +115,8 @@ export interface Request {
   /** By system: the one userland that its objects are built with. */
   readonly bindings: Map<string, Userland>
   readonly bytes: { peer: number; mirror: number; local: number }
+  /** Volatile: processor ms of its steps that were ahead when that was worked out last, and their number. */
+  ahead: { readonly cpuMs: number; readonly count: number }
   /** Volatile: the owner's counter when the request was accepted or recovered. */
   rootBytesBefore: number
   /** Bytes through the owner while the request ran; known at its end. */
@@ -261,6 +273,25 @@ export function comparedFor({ votesWanted, votes, attempts }: Job): string | und
   return votesWanted <= 1 ? undefined : (votes[0]?.system ?? attempts.find(isLive)?.system)
 }
 
+/**
+ * Of such a job that is made otherwise for one machine than for the next: the system of the machine of the
+ * first build. Only equal actions can be compared.
+ */
+export function comparedMachine({
+  votesWanted,
+  votes,
+  attempts,
+  resolved,
+}: Job): string | undefined {
+  if (votesWanted <= 1 || resolved.variants.every(({ machine }) => machine === undefined))
+    return undefined
+  const [vote] = votes
+  const first = attempts.find((attempt) =>
+    vote === undefined ? isLive(attempt) : attempt.id === vote.attempt,
+  )
+  return first === undefined ? undefined : (first.machine ?? first.system)
+}
+
 /** What is live of an attempt: it holds a lease. */
 export function isLive(attempt: Attempt): boolean {
   switch (attempt.state) {
@@ -302,6 +333,10 @@ export interface NodeEntry {
   /** What nodes below it have that are away and may come back, and the most that one of them has. */
   away: { readonly environments: readonly Environment[]; readonly capacity: Resources } | undefined
   capacity: Resources
+  /** Why its capacity is what it is, where it says so. */
+  policy?: PolicyWire | undefined
+  /** What it told of its machine. */
+  facts?: readonly Fact[] | undefined
   /** Reserved by live attempts. */
   readonly allocated: { cpus: number; memoryBytes: number; diskBytes: number }
   /** Attempts that hold a reservation here. */
@@ -360,6 +395,14 @@ export interface Relayed {
   sentSeq: number
   /** The node has no connection to who runs it; somebody else may tell of it. */
   isAway: boolean
+  /** What those above want it to have before others of its machine. */
+  claim: Claim | undefined
+}
+
+/** Processors that an attempt is to have before others: a person's word, or since it holds up its request. */
+export interface Claim {
+  readonly cpus: number
+  readonly why: 'person' | 'big'
 }
 
 /** Why a job waits, in one code and one sentence. */

@@ -4,7 +4,7 @@
  */
 import type { Digest } from '../wire/digest.ts'
 import type { Fact, NodeRef } from '../wire/facts.ts'
-import { DRAINS_MAX } from '../wire/work-messages.ts'
+import { DRAINS_MAX, SLOT_ORDERS_MAX } from '../wire/work-messages.ts'
 
 /** Nodes whose quarantine is remembered; of more the one that was quarantined first goes. */
 const QUARANTINES_MAX = 10_000
@@ -21,6 +21,19 @@ export interface Drain {
   readonly by: string
   readonly atWall: number
   readonly deadlineWall: number | null
+  /** The journal's sequence number of the fact; nobody is told before that is synced. */
+  readonly factSeq: number
+}
+
+/** Nodes that match give builds so many processors. */
+export interface SlotOrder {
+  readonly id: string
+  readonly selector: string
+  readonly cpus: number
+  readonly reason: string
+  readonly by: string
+  readonly atWall: number
+  readonly untilWall: number | null
   /** The journal's sequence number of the fact; nobody is told before that is synced. */
   readonly factSeq: number
 }
@@ -42,12 +55,16 @@ export interface Death {
 
 type NodeFact = Extract<
   Fact,
-  { type: 'drained' | 'undrained' | 'quarantined' | 'pardoned' | 'killed' }
+  {
+    type: 'drained' | 'undrained' | 'slotted' | 'unslotted' | 'quarantined' | 'pardoned' | 'killed'
+  }
 >
 
 export class NodeFacts {
   /** By id, the oldest first. */
   readonly drains = new Map<string, Drain>()
+  /** By selector, the oldest first. */
+  readonly slots = new Map<string, SlotOrder>()
   /** By peer id. */
   readonly quarantines = new Map<string, Quarantined>()
   /** By key of the job. */
@@ -63,6 +80,13 @@ export class NodeFacts {
       case 'undrained':
         for (const { id, selector } of [...this.drains.values()])
           if (selector === fact.selector) this.drains.delete(id)
+        return
+      case 'slotted':
+        this.slots.delete(fact.selector)
+        if (this.slots.size < SLOT_ORDERS_MAX) this.slots.set(fact.selector, { ...fact, factSeq })
+        return
+      case 'unslotted':
+        this.slots.delete(fact.selector)
         return
       case 'quarantined':
         this.quarantines.delete(fact.node.peerId)
@@ -102,11 +126,14 @@ export class NodeFacts {
         const now = this.drains.get(fact.id)
         return now?.deadlineWall === fact.deadlineWall && now.reason === fact.reason
       }
+      case 'slotted':
+        return this.slots.get(fact.selector)?.id === fact.id
       case 'quarantined':
         return this.quarantines.get(fact.node.peerId)?.atWall === fact.atWall
       case 'killed':
         return this.deaths.get(fact.key)?.some(({ attempt }) => attempt === fact.attempt) === true
       case 'undrained':
+      case 'unslotted':
       case 'pardoned':
         return false
     }

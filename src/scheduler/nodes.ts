@@ -212,6 +212,8 @@ export class Nodes {
     node.environments = message.environments
     node.away = message.away
     node.capacity = message.capacity
+    node.policy = message.policy
+    node.facts = message.facts ?? node.facts
     node.bundle = message.bundle === undefined ? undefined : offerOf(message, message.bundle)
     this.#core.learning.speeds.told(node, message.speed)
     this.#core.waiting.nodeChanged(node)
@@ -364,10 +366,13 @@ export class Nodes {
         name: nameOf(attempt.job),
         urls: urlsOf(attempt.job),
         terms: node.bundle === undefined ? undefined : this.#termsOf(attempt),
+        features: this.#featuresOf(attempt),
+        cpusMax: this.#cpusMaxOf(attempt),
       })
     }
+    const withTools = node.environments.filter(hasTools)
     for (const { requirement } of this.#core.queues.all)
-      for (const environment of node.environments)
+      for (const environment of withTools)
         for (const tool of [
           ...requirement.tools,
           ...Object.keys(requirement.bindings.get(environment.system)?.tools ?? {}),
@@ -375,7 +380,7 @@ export class Nodes {
           want(environment, tool)
     const { state, relays } = this.#core
     for (const tool of relays.toolsAbove)
-      for (const environment of node.environments) want(environment, tool)
+      for (const environment of withTools) want(environment, tool)
     const isOver = (id: string): boolean | undefined => {
       const attempt = state.attempts.get(id)
       if (attempt === undefined) return undefined
@@ -389,6 +394,11 @@ export class Nodes {
       epoch: state.epoch,
       grants,
       relayed: relays.grantsFor(node, seq),
+      defer(id) {
+        const attempt = state.attempts.get(id)
+        if (attempt === undefined) relays.defer(id)
+        else attempt.sentSeq = 0
+      },
       limits: [...limits, ...relays.limitsFor(node)],
       cancel: [...node.running].filter((id) => isOver(id) ?? relays.isOver(id) ?? isForgotten),
       ack: [...node.finished.keys()].filter(
@@ -400,11 +410,23 @@ export class Nodes {
       leaseMs: relays.leaseMsFor(node),
       allotments: [...this.#core.allotments.of(node), ...relays.allotmentsFor(node)],
       drains: this.#core.drains.toldTo(node, syncedSeq),
+      slots: this.#core.slots.toldTo(node, syncedSeq),
+      claims: this.#core.allotments.claimsBelow(node),
     }
   }
 
+  /** Of one of an earlier life that nobody waits for any more it is not known. */
+  #featuresOf({ job, waitedIn }: Attempt): readonly string[] {
+    if (waitedIn !== undefined) return waitedIn.features
+    return job.waiters.size === 0 ? [] : this.#core.queues.requirementOf(job).features
+  }
+
+  #cpusMaxOf({ job }: Attempt): number | undefined {
+    return job.waiters.size === 0 ? undefined : this.#core.queues.requirementOf(job).cpusMax
+  }
+
   /** What a node that passes the lease on has to know of its job. */
-  #termsOf({ job, system, waitedIn }: Attempt): Lease['terms'] {
+  #termsOf({ job, system, machine, waitedIn }: Attempt): Lease['terms'] {
     if (job.waiters.size === 0) return undefined
     const requirement = waitedIn ?? this.#core.queues.requirementOf(job)
     let priority = 0
@@ -412,6 +434,7 @@ export class Nodes {
     const barred = job.votes.map(({ node }) => node.peerId).slice(0, VERIFY_MAX)
     return {
       host: system,
+      machine: machine ?? system,
       features: [...requirement.features],
       cpusMin: requirement.cpusMin,
       cpusMax: requirement.cpusMax,
@@ -436,6 +459,9 @@ export class Nodes {
   }
 }
 
+/** In an image nobody sees the host's. */
+const hasTools = ({ isolation }: Environment): boolean => isolation !== 'image'
+
 function offerOf(
   { environments }: SyncMessage,
   { slots, cpus, offers }: NonNullable<SyncMessage['bundle']>,
@@ -454,12 +480,19 @@ function offerOf(
 /** Limits are the largest of the waiters'. */
 export function limitsOf(job: Job): Limits {
   const { timeoutMs, maxSilentMs, maxLogBytes } = DEFAULT_LIMITS
-  const limits = { timeoutMs: 0, maxSilentMs: 0, maxLogBytes: 0 }
+  const limits: Limits = { timeoutMs: 0, maxSilentMs: 0, maxLogBytes: 0 }
   for (const { derivation } of job.waiters) {
     limits.timeoutMs = Math.max(limits.timeoutMs, derivation.run.timeoutMs)
     limits.maxSilentMs = Math.max(limits.maxSilentMs, derivation.run.maxSilentMs)
     limits.maxLogBytes = Math.max(limits.maxLogBytes, derivation.run.maxLogBytes)
+    if (derivation.run.keepFailed === true) limits.keepFailed = true
   }
+  // One waiter without that limit is enough for none.
+  const outputs = [...job.waiters].map(
+    ({ derivation }) => derivation.run.maxOutputBytes ?? Infinity,
+  )
+  const mostOutput = Math.max(0, ...outputs)
+  if (mostOutput > 0 && mostOutput < Infinity) limits.maxOutputBytes = mostOutput
   return job.waiters.size === 0 ? { timeoutMs, maxSilentMs, maxLogBytes } : limits
 }
 

@@ -1,5 +1,6 @@
 /** What a subtree could take, as its node said last and less what it was granted since. */
 import type { Environment } from '../wire/environment.ts'
+import { EMULATION_SPEED, isEmulated } from './isolation.ts'
 import { environmentFor, type Requirement } from './match.ts'
 import type { BundleOfferItem, NodeEntry } from './model.ts'
 import type { Seat } from './kinds.ts'
@@ -18,11 +19,19 @@ export function offerFor(
   for (const offer of bundle.offers.get(classOf(requirement)) ?? []) {
     const count = Math.max(0, Math.min(slots, offer.count - unconfirmedCount))
     if (count > 0 !== (when === 'now')) continue
-    if (best !== undefined && offer.speed <= best.speed) continue
+    if (best !== undefined && speedOfOffer(offer) <= speedOfOffer(best)) continue
     if (!isServedBy(requirement, offer.environment)) continue
     best = { ...offer, count }
   }
   return best
+}
+
+/** How fast it runs a job that has `emulationSpeed` where it is emulated. */
+export function speedOfOffer(
+  { speed, environment }: Pick<BundleOfferItem, 'speed' | 'environment'>,
+  emulationSpeed = EMULATION_SPEED,
+): number {
+  return isEmulated(environment) ? speed * emulationSpeed : speed
 }
 
 /** The subtree has judged everything else. */

@@ -1,6 +1,6 @@
 /** How attempts end, and what follows: results pinned, failures told, lost inputs made again, another try. */
 import { entriesOf, inputsOf, jobKey, resolveDerivation } from '../wire/derivation.ts'
-import type { Digest } from '../wire/digest.ts'
+import { cidOf, type BlobRef, type Digest } from '../wire/digest.ts'
 import type { BytesMoved, LostCause } from '../wire/facts.ts'
 import type { ActionResult } from '../wire/result.ts'
 import type { Entry } from '../wire/tree.ts'
@@ -84,7 +84,7 @@ export class Outcomes {
       usage: finished?.usage ?? null,
       phases: finished?.phases ?? attempt.phases,
       bytes: finished?.bytes ?? NO_BYTES,
-      log: finished?.outcome.kind === 'failed' ? finished.outcome.log : null,
+      log: logOf(finished?.outcome),
       exitCode: exitCodeOf(finished?.outcome),
       ...(attempt.runner === undefined ? {} : { runner: attempt.runner }),
       ...this.#core.learning.ending(attempt, state, finished),
@@ -157,8 +157,16 @@ export class Outcomes {
           )
         return
       case 'cancelled':
-        if (!isLate)
-          this.endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished, 'unheard')
+        if (isLate) return
+        if (outcome.isHandedBack === true)
+          this.endAttempt(
+            attempt,
+            'lost',
+            `${runnerOf(attempt).name} stopped and handed it back`,
+            finished,
+            'drained',
+          )
+        else this.endAttempt(attempt, 'lost', `${node.record.name} gave it up`, finished, 'unheard')
         return
       case 'refused':
         if (isLate) return
@@ -266,9 +274,10 @@ export class Outcomes {
     for (const other of job.attempts)
       if (isLive(other)) this.endAttempt(other, 'superseded', `${attempt.node.name} was first`)
     for (const step of waiters) {
-      const { limit, code } = outcome
+      const { limit, exceeded, code } = outcome
       // Whose own limit was not reached waits for another run.
       if (limit !== undefined && ownLimit(step, limit.name) > limit.value) continue
+      if (exceeded?.name === 'output' && ownOutputMax(step) > exceeded.value) continue
       if (code === 'MESH0404' && step.derivation.needs.memoryBytes > attempt.memoryBytes) continue
       this.#core.requests.failStep(step, {
         job: step.id,
@@ -277,6 +286,7 @@ export class Outcomes {
         message: `${outcome.message}${built}`,
         node: runnerOf(attempt).name,
         logTail: outcome.logTail,
+        ...keptOf(outcome),
       })
     }
     if (job.phase !== 'closed' && job.waiters.size > 0 && !job.attempts.some(isLive))
@@ -426,6 +436,24 @@ function causeOfFailure({
 function ownLimit(step: Step, name: 'timeout' | 'silent' | 'log'): number {
   const { run } = step.derivation
   return name === 'timeout' ? run.timeoutMs : name === 'silent' ? run.maxSilentMs : run.maxLogBytes
+}
+
+/** The log of an attempt that was begun and gave no result. */
+function logOf(outcome: FinishedAttempt['outcome'] | undefined): BlobRef | null {
+  switch (outcome?.kind) {
+    case 'failed':
+    case 'infrastructure':
+    case 'cancelled':
+      return outcome.log ?? null
+    default:
+      return null
+  }
+}
+
+const ownOutputMax = ({ derivation }: Step): number => derivation.run.maxOutputBytes ?? Infinity
+
+function keptOf({ kept }: Extract<AttemptOutcome, { kind: 'failed' }>): { kept?: string } {
+  return kept === undefined || kept.kind === 'symlink' ? {} : { kept: cidOf(kept.digest, 'object') }
 }
 
 function exitCodeOf(outcome: FinishedAttempt['outcome'] | undefined): number | null {

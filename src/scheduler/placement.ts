@@ -16,7 +16,7 @@ import type { Core } from './core.ts'
 import { canStart, environmentFor, type Requirement } from './match.ts'
 import type { Job, NodeEntry } from './model.ts'
 import { Holding } from './holding.ts'
-import { offerFor } from './offers.ts'
+import { offerFor, speedOfOffer } from './offers.ts'
 import { isOpen, roomOf, type Kind, type Seat } from './kinds.ts'
 import { shareOf } from './room-index.ts'
 import { fits } from './forecast.ts'
@@ -92,6 +92,7 @@ export class Placement {
       if (environment !== undefined) return { kind: 'start', node: reserved.node, environment }
     }
     item.estimate = this.#core.queues.estimateOf(job)
+    item.emulationSpeed = this.#core.queues.emulationSpeedOf(job)
     item.inputs = bigInputsOf(this.#core, job, item.inputs)
     const barred = this.#barredFor(home)
     const best = this.#bestFree(item, barred)
@@ -147,20 +148,21 @@ export class Placement {
     const found: Candidate[] = []
     for (const kind of this.#core.profiles.kindsFor(home.requirement)) {
       const best = kind.rooms.best(need, accepts, this.#orderOn(kind))
-      if (best !== undefined) found.push(candidateOf(item, best.member, best.share))
+      if (best !== undefined) found.push(this.#candidateOf(item, best.member, best.share))
     }
     for (const peerId of inputs?.holders ?? []) {
       const seat = this.#core.profiles.seatOfPeer(peerId)
       if (seat?.free === undefined || excluded.has(peerId) || !fits(seat.free, need)) continue
       if (!this.#core.profiles.fitOf(home.requirement, seat).isNow) continue
-      found.push(candidateOf(item, seat, shareOf(seat.free, seat.capacity)))
+      found.push(this.#candidateOf(item, seat, shareOf(seat.free, seat.capacity)))
     }
     for (const seat of this.#core.profiles.bundles) {
       const { node, kind, place } = seat
       if (excluded.has(node.peerId) || !isOpen(node)) continue
       const offer = offerFor(home.requirement, seat, 'now')
       if (offer === undefined) continue
-      const { environment, speed, count } = offer
+      const { environment, count } = offer
+      const speed = speedOfOffer(offer, item.emulationSpeed)
       const away = transferMs(inputs ?? NO_INPUTS, node.peerId)
       found.push({
         node,
@@ -174,6 +176,21 @@ export class Placement {
       })
     }
     return found
+  }
+
+  #candidateOf(item: Item, { node, kind, place }: Seat, share: number): Candidate {
+    const away = transferMs(item.inputs ?? NO_INPUTS, node.peerId)
+    const speed = this.#core.profiles.speedOf(item.home.requirement, kind, item.emulationSpeed)
+    return {
+      node,
+      environment: undefined,
+      speed,
+      transferMs: away,
+      forMs: away + item.estimate.durationMs / speed,
+      strength: kind.strength,
+      share,
+      order: [kind.id, place],
+    }
   }
 
   #orderOn({ rooms }: Kind): 'roomiest' | 'tightest' {
@@ -193,7 +210,8 @@ export class Placement {
       const environment = this.#environmentAt(home, node)
       if (environment === undefined) continue
       const away = transferMs(item.inputs ?? NO_INPUTS, node.peerId)
-      const endMs = moment.nowMs + away + estimate.durationP90Ms / seat.kind.speed
+      const speed = profiles.speedOf(home.requirement, seat.kind, item.emulationSpeed)
+      const endMs = moment.nowMs + away + estimate.durationP90Ms / speed
       if (estimate.sampleCount > 0 && endMs <= atMs) return { kind: 'start', node, environment }
       kept ??= { node, atMs }
     }
@@ -207,12 +225,13 @@ export class Placement {
   // ---- what others ask
 
   /** Whether the item, which is set aside, may do better on a node that has changed. */
-  isBetter({ inputs, estimate }: Item, why: Aside, { node, kind }: Seat): boolean {
+  isBetter(item: Item, why: Aside, { node, kind }: Seat): boolean {
+    const { inputs, estimate, home, emulationSpeed } = item
     if (why.node === node) return true
     switch (why.kind) {
       case 'held-for': {
-        const forMs =
-          transferMs(inputs ?? NO_INPUTS, node.peerId) + estimate.durationMs / kind.speed
+        const speed = this.#core.profiles.speedOf(home.requirement, kind, emulationSpeed)
+        const forMs = transferMs(inputs ?? NO_INPUTS, node.peerId) + estimate.durationMs / speed
         return this.#core.moment.nowMs + forMs <= why.finishAtMs
       }
       case 'near-inputs':
@@ -248,20 +267,6 @@ export class Placement {
     return ahead === undefined
       ? { kind: 'position', n, of }
       : { kind: 'share', user: item.user, ahead, n, of }
-  }
-}
-
-function candidateOf(item: Item, { node, kind, place }: Seat, share: number): Candidate {
-  const away = transferMs(item.inputs ?? NO_INPUTS, node.peerId)
-  return {
-    node,
-    environment: undefined,
-    speed: kind.speed,
-    transferMs: away,
-    forMs: away + item.estimate.durationMs / kind.speed,
-    strength: kind.strength,
-    share,
-    order: [kind.id, place],
   }
 }
 

@@ -128,8 +128,18 @@ export class Profiles {
   /** What it can be granted; undefined for a node that takes nothing now, or is kept for a big job. */
   #freeOf({ node }: Seat): Room | undefined {
     if (node.bundle !== undefined || !isOpen(node)) return undefined
-    if (this.#core.reservations.has(node)) return undefined
-    return freeOf(node)
+    const { cpus, memoryBytes, diskBytes } = freeOf(node)
+    const free = { cpus: cpus - this.#core.allotments.keptOn(node), memoryBytes, diskBytes }
+    const kept = this.#core.reservations.at(node)
+    if (kept === undefined) return free
+    // Only a part of the machine is kept: what is left when the big job has begun is for others at any time.
+    const need = roomOf(kept.home.requirement)
+    if (free.cpus <= need.cpus) return undefined
+    return {
+      cpus: free.cpus - need.cpus,
+      memoryBytes: Math.max(0, free.memoryBytes - need.memoryBytes),
+      diskBytes: Math.max(0, free.diskBytes - need.diskBytes),
+    }
   }
 
   #foretell(seat: Seat): void {
@@ -255,6 +265,12 @@ export class Profiles {
     for (const kind of profile.kinds.values())
       for (const seat of kind.rooms.some(ANY_ROOM, 1)) return this.fitOf(requirement, seat)
     return undefined
+  }
+
+  /** How fast nodes of the kind run it, where an emulated environment has `emulationSpeed`. */
+  speedOf(requirement: Requirement, kind: Kind, emulationSpeed: number): number {
+    const isEmulated = this.fitOfProfile(requirement, kind.profile)?.isEmulated === true
+    return isEmulated ? kind.speed * emulationSpeed : kind.speed
   }
 
   /** Kinds whose nodes can run it, room aside. */

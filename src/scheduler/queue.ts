@@ -6,6 +6,7 @@ import { WAIT_MS_DEFAULT } from '../wire/api.ts'
 import { Deadlines } from './indexed-heap.ts'
 import { JobClass, type Aside, type Item, type Score } from './classes.ts'
 import type { Core } from './core.ts'
+import { EMULATION_SPEED } from './isolation.ts'
 import { LargestNeed } from './largest-need.ts'
 import { requirementOf, withMemory, type Requirement } from './match.ts'
 import { barredFrom, type Job, type Step } from './model.ts'
@@ -70,7 +71,7 @@ export class Queues {
     const avoid = this.#core.builders.avoidedBy(job)
     const key = [requirement.key, ...namesOf('avoid', avoid), ...namesOf('cut', barred)].join(' ')
     const rank = rankOf(job, estimate)
-    const { user, isShared } = this.#userOf(job)
+    const { user, isShared } = this.#usersOf(job)
     const before = this.#items.get(job)
     if (before !== undefined) {
       if (before.home.key === key && before.user === user && compareRank(before.rank, rank) === 0)
@@ -88,6 +89,7 @@ export class Queues {
       job,
       rank,
       estimate,
+      emulationSpeed: EMULATION_SPEED,
       home,
       user,
       isShared,
@@ -118,8 +120,18 @@ export class Queues {
     throw new Error('a job that is queued has a waiter')
   }
 
+  emulationSpeedOf(job: Job): number {
+    for (const { derivation } of job.waiters)
+      return this.#core.state.estimates.emulationSpeedOf(derivation)
+    throw new Error('a job that is queued has a waiter')
+  }
+
   /** Of the users that wait for it the one who has had least. */
-  #userOf(job: Job): Pick<Item, 'user' | 'isShared'> {
+  userOf(job: Job): string {
+    return this.#usersOf(job).user
+  }
+
+  #usersOf(job: Job): Pick<Item, 'user' | 'isShared'> {
     let user: string | undefined
     let isShared = false
     for (const { request } of job.waiters) {

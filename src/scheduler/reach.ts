@@ -4,7 +4,7 @@
  * What the records say is believed until an attempt shows otherwise: then the pair is remembered for a
  * while, longer each time, until one of the two connects anew or another store does.
  */
-import { imageFor, variantFor } from '../wire/derivation.ts'
+import { imageFor, variantFor, type Place } from '../wire/derivation.ts'
 import type { Digest } from '../wire/digest.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
 import { blobOf } from '../wire/tree.ts'
@@ -57,8 +57,8 @@ export class Reach {
   }
 
   /** The first input that has no way to the node; undefined when all of them may have one. */
-  obstacle(job: Job, node: NodeEntry, system: string): Obstacle | undefined {
-    for (const input of inputsOf(job, system)) {
+  obstacle(job: Job, node: NodeEntry, place: Place): Obstacle | undefined {
+    for (const input of inputsOf(job, place)) {
       const { producers, holders } = this.#holdersOf(job, input)
       if (holders.has(node.peerId)) continue
       const present = [...holders].filter((peerId) => this.#isPresent(peerId))
@@ -186,7 +186,7 @@ export class Reach {
         const node = this.#core.nodes.get(peerId)
         return (
           node !== undefined &&
-          node.environments.some(({ system }) => this.obstacle(job, node, system) !== undefined)
+          node.environments.some((place) => this.obstacle(job, node, place) !== undefined)
         )
       })
       if (cut.length > 0) this.#cutJobs.add(job)
@@ -207,14 +207,14 @@ function canDial(from: PeerRecord, to: PeerRecord): boolean {
 }
 const LOOPBACK = /^(?:\/ip4\/127\.|\/ip6\/::1\/|https?:\/\/(?:127\.|localhost\b|\[::1\]))/
 
-/** The inputs that have bytes; with a system only those of an action for it. */
-function inputsOf({ resolved }: Job, system: string | undefined): Input[] {
+/** The inputs that have bytes; with a place only those of an action for it. */
+function inputsOf({ resolved }: Job, place: Place | undefined): Input[] {
   const taken =
-    system === undefined
+    place === undefined
       ? [resolved, ...resolved.variants]
       : [
-          { inputs: resolved.inputs, image: imageFor(resolved, { system }) },
-          { inputs: variantFor(resolved.variants, { system })?.inputs ?? {} },
+          { inputs: resolved.inputs, image: imageFor(resolved, place) },
+          { inputs: variantFor(resolved.variants, place)?.inputs ?? {} },
         ]
   const found: Input[] = []
   for (const each of taken)

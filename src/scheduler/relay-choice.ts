@@ -7,7 +7,7 @@ import { offeredBy } from './subtree-offer.ts'
 
 /** Of the nodes that could start it now the fastest, of equal ones the one with the largest free share. */
 export function chooseNode(
-  { nodes, moment }: Core,
+  { nodes, moment, allotments }: Core,
   lease: Lease,
   requirement: Requirement,
 ): NodeEntry | undefined {
@@ -15,7 +15,9 @@ export function chooseNode(
   for (const node of nodes.values()) {
     // What was given up there may still run, as long as nobody has heard otherwise.
     if (moment.nowMs - node.lastSyncMs > LEASE_MS || !mayTake(node, lease, requirement)) continue
-    const share = freeOf(node).cpus / Math.max(1, node.capacity.cpus)
+    const freeCpus = freeOf(node).cpus - allotments.keptOn(node)
+    if (node.bundle === undefined && freeCpus < requirement.cpusMin) continue
+    const share = freeCpus / Math.max(1, node.capacity.cpus)
     const isAvoided = lease.terms?.avoid.includes(node.peerId) === true
     const score = (isAvoided ? -1e6 : 0) + node.speed * 10 + share
     if (best === undefined || score > best.score) best = { node, score }

@@ -33,7 +33,9 @@ export function sameLimits(a: Limits | undefined, b: Limits): boolean {
   return (
     a?.timeoutMs === b.timeoutMs &&
     a.maxSilentMs === b.maxSilentMs &&
-    a.maxLogBytes === b.maxLogBytes
+    a.maxLogBytes === b.maxLogBytes &&
+    a.maxOutputBytes === b.maxOutputBytes &&
+    a.keepFailed === b.keepFailed
   )
 }
 
@@ -54,6 +56,7 @@ export function newRelayed(id: string, nowMs: number, lease?: Lease): Relayed {
     sinceMs: nowMs,
     leaseUntilMs: Number.POSITIVE_INFINITY,
     isAway: false,
+    claim: undefined,
     confirmed: false,
     sentSeq: 0,
   }

@@ -21,7 +21,7 @@ import {
 } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
 import { freeOf, type Requirement } from './match.ts'
-import type { NodeEntry, Relayed } from './model.ts'
+import type { Claim, NodeEntry, Relayed } from './model.ts'
 import { DISCONNECT_GRACE_MS } from './nodes.ts'
 import { chooseNode } from './relay-choice.ts'
 import { hasMoved, isHeldBy, leaseResources, newRelayed, NOTHING, sameLimits } from './relayed.ts'
@@ -97,7 +97,10 @@ export class Relays {
   down(isRing: boolean): void {
     this.#uplink = undefined
     // Drains hold until somebody above says otherwise: they are no leases. What went round a ring is nobody's.
-    if (isRing) this.#core.drains.setInherited([])
+    if (isRing) {
+      this.#core.drains.setInherited([])
+      this.#core.slots.setInherited([])
+    }
     // What only waits here is nobody's any more: its owner grants it again.
     for (const relayed of [...this.#relayed.values()])
       if (relayed.node === undefined && relayed.finished === undefined) this.#forget(relayed)
@@ -140,12 +143,14 @@ export class Relays {
       this.#core.classes.changed()
     }
     this.#core.drains.setInherited(message.drains ?? [])
+    this.#core.slots.setInherited(message.slotOrders ?? [])
     for (const lease of message.grants) this.#take(lease)
     for (const { attempt, limits } of message.limits) this.#limit(attempt, limits)
     for (const { attempt, cpus } of message.allotments ?? []) {
       const relayed = this.#relayed.get(attempt)
       if (relayed !== undefined) this.allot(relayed, cpus)
     }
+    this.#claim(message.claims ?? [])
     for (const id of message.cancel) this.#cancel(id)
     for (const id of message.ack) this.#acknowledge(id)
     this.place()
@@ -175,6 +180,25 @@ export class Relays {
     if (relayed === undefined || sameLimits(relayed.limits, limits)) return
     relayed.limits = limits
     this.#tell(relayed)
+  }
+
+  /** These come before others of their machine; what was said of others before is over. */
+  #claim(claims: NonNullable<DesiredMessage['claims']>): void {
+    const wanted = new Map(claims.map(({ attempt, ...claim }) => [attempt, claim]))
+    for (const [id, relayed] of this.#relayed) {
+      const claim = wanted.get(id)
+      if (claim?.cpus === relayed.claim?.cpus && claim?.why === relayed.claim?.why) continue
+      relayed.claim = claim
+      this.#tell(relayed)
+      if (relayed.node !== undefined) this.#core.allotments.nodeChanged(relayed.node)
+    }
+  }
+
+  /** The same for those further below. */
+  claimsFor(node: NodeEntry): { attempt: string; cpus: number; why: Claim['why'] }[] {
+    return [...node.relayed.values()].flatMap(({ id, claim, finished }) =>
+      claim === undefined || finished !== undefined ? [] : [{ attempt: id, ...claim }],
+    )
   }
 
   /** It should use so many processors from now on. */
@@ -279,7 +303,12 @@ export class Relays {
       if (node === undefined) continue
       const cpus = Math.max(
         requirement.cpusMin,
-        Math.min(requirement.cpusMax, node.bundle === undefined ? freeOf(node).cpus : lease.cpus),
+        Math.min(
+          requirement.cpusMax,
+          node.bundle === undefined
+            ? freeOf(node).cpus - this.#core.allotments.keptOn(node)
+            : lease.cpus,
+        ),
       )
       relayed.lease = { ...lease, cpus }
       this.#assign(relayed, node, {
@@ -512,6 +541,12 @@ export class Relays {
       leases.push({ ...relayed.lease, limits: relayed.limits ?? relayed.lease.limits })
     }
     return leases
+  }
+
+  /** Its lease did not go with the message. */
+  defer(id: string): void {
+    const relayed = this.#relayed.get(id)
+    if (relayed !== undefined) relayed.sentSeq = 0
   }
 
   limitsFor(node: NodeEntry): { attempt: string; limits: Lease['limits'] }[] {

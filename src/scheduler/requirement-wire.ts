@@ -1,7 +1,7 @@
 /** Requirements as they travel between the levels of a tree, and what a lease requires of whoever runs it. */
 import { sha256 } from '../wire/digest.ts'
 import type { Lease, RequirementWire } from '../wire/work-messages.ts'
-import type { Requirement } from './match.ts'
+import { makeRequirement, type Requirement } from './match.ts'
 
 const names = new WeakMap<Requirement, string>()
 
@@ -14,7 +14,12 @@ export function classOf(requirement: Requirement): string {
   return name
 }
 
-export function requirementToWire({ key: _key, bindings, ...parts }: Requirement): RequirementWire {
+export function requirementToWire({
+  key: _key,
+  bindings,
+  places,
+  ...parts
+}: Requirement): RequirementWire {
   return {
     hosts: [...parts.hosts],
     isFetch: parts.isFetch,
@@ -26,23 +31,27 @@ export function requirementToWire({ key: _key, bindings, ...parts }: Requirement
     memoryBytes: parts.memoryBytes,
     diskBytes: parts.diskBytes,
     bindings: [...bindings],
+    ...(places.length === 0 ? {} : { places: [...places] }),
+    ...(parts.machine === undefined ? {} : { machine: parts.machine }),
   }
 }
 
-export function requirementFromWire({ bindings, ...parts }: RequirementWire): Requirement {
-  return {
-    ...parts,
-    bindings: new Map(bindings),
-    key: JSON.stringify([parts, bindings.toSorted(([a], [b]) => (a < b ? -1 : 1))]),
-  }
+export function requirementFromWire({
+  bindings,
+  places = [],
+  ...parts
+}: RequirementWire): Requirement {
+  return makeRequirement({ ...parts, places }, new Map(bindings))
 }
 
 /** The action names its environment: whoever runs it must have just that. */
 export function requirementOfLease(lease: Lease): Requirement {
   const { terms, userland, isolation, cpus, memoryBytes, diskBytes } = lease
-  return requirementFromWire({
-    hosts: [terms?.host ?? 'any'],
-    isFetch: userland === null,
+  const isImage = isolation === 'image'
+  const host = terms?.host ?? 'any'
+  const parts = {
+    hosts: [host],
+    isFetch: userland === null && !isImage,
     sealed: isolation !== 'host',
     features: terms?.features ?? [],
     tools: Object.keys(userland?.tools ?? {}).toSorted(),
@@ -50,6 +59,9 @@ export function requirementOfLease(lease: Lease): Requirement {
     cpusMax: terms?.cpusMax ?? cpus,
     memoryBytes,
     diskBytes,
-    bindings: userland === null || terms === undefined ? [] : [[terms.host, userland]],
-  })
+    places: isImage ? [{ system: host, image: true }] : [],
+    ...(terms?.machine === undefined ? {} : { machine: terms.machine }),
+  }
+  const isBound = userland !== null && terms !== undefined
+  return makeRequirement(parts, new Map(isBound ? [[terms.host, userland]] : []))
 }

@@ -5,6 +5,7 @@
  * facts to the journal, syncs it, and only then carries the other effects out; what it sends to a node is
  * asked for with `desiredOf`, which leaves out what is not synced yet. No clock, no I/O, no promise here.
  */
+import type { Place } from '../wire/derivation.ts'
 import type { Fact, NodeRef, RequestWire } from '../wire/facts.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
 import type { SyncMessage } from '../wire/work-messages.ts'
@@ -23,6 +24,7 @@ import type { Obstacle } from './reach.ts'
 import type { Refusals } from './refusals.ts'
 import type { Reservations } from './reservations.ts'
 import type { Shares } from './shares.ts'
+import type { NodeSlots } from './node-slots.ts'
 import type { State } from './state.ts'
 
 /** After a restart nothing that ran before is given up for this long. */
@@ -87,6 +89,10 @@ export class Scheduler {
   get drains(): Drains {
     return this.#core.drains
   }
+  /** What people said of the processors of nodes. */
+  get slots(): NodeSlots {
+    return this.#core.slots
+  }
   /** Why and until when nodes get no jobs after what they failed. */
   get quarantine(): Quarantine {
     return this.#core.quarantine
@@ -127,6 +133,7 @@ export class Scheduler {
     core.audit.recover()
     core.relays.recover()
     core.drains.recover()
+    core.slots.recover()
     core.quarantine.recover()
     core.criticalPaths.recover()
     // Before its first life ended nobody was here who could come back.
@@ -220,8 +227,12 @@ export class Scheduler {
       case 'lever':
         core.levers.pull(event.lever, event.by)
         break
+      case 'image':
+        core.fact(event.fact)
+        break
       case 'tick':
         core.drains.tick()
+        core.slots.tick()
         core.quarantine.tick()
         core.refusals.tick()
         core.criticalPaths.tick()
@@ -245,11 +256,12 @@ export class Scheduler {
   /** When `tick` is due next; undefined when nothing waits for time to pass. */
   nextDeadlineMs(): number | undefined {
     const { outcomes, waiting, replicas, relays, drains, quarantine, refusals } = this.#core
-    const { allotments, criticalPaths, builders, audit } = this.#core
+    const { allotments, criticalPaths, builders, audit, slots } = this.#core
     const next = Math.min(
       allotments.nextDeadlineMs,
       criticalPaths.nextDeadlineMs(),
       drains.nextDeadlineMs,
+      slots.nextDeadlineMs,
       quarantine.nextDeadlineMs,
       refusals.nextDeadlineMs,
       outcomes.nextDeadlineMs(),
@@ -273,8 +285,8 @@ export class Scheduler {
   }
 
   /** The input of the job that has no way to the node, if there is one. */
-  obstacle(job: Job, node: NodeEntry, system: string): Obstacle | undefined {
-    return this.#core.reach.obstacle(job, node, system)
+  obstacle(job: Job, node: NodeEntry, place: Place): Obstacle | undefined {
+    return this.#core.reach.obstacle(job, node, place)
   }
 
   /** What is said to the parent, as message `seq`; undefined without one. */

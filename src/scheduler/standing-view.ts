@@ -4,6 +4,7 @@ import type { Moment } from './events.ts'
 import { isLive, type Attempt, type NodeEntry } from './model.ts'
 import type { ActiveDrain } from './drains.ts'
 import type { Scheduler } from './scheduler.ts'
+import { nodeSlotsMark } from './slots-mark.ts'
 import { isSelected, readSelector } from './selector.ts'
 
 /** Attempts that are named of one node. */
@@ -11,16 +12,18 @@ const RUNNING_NAMED_MAX = 20
 /** Nodes that are named of one drain. */
 const NODES_NAMED_MAX = 1_000
 
-export type StandingView = Pick<NodeView, 'speed' | 'running' | 'drain' | 'quarantine'>
+export type StandingView = Pick<NodeView, 'speed' | 'running' | 'drain' | 'quarantine' | 'slots'>
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString()
 
 export function standingView(scheduler: Scheduler, node: NodeEntry, moment: Moment): StandingView {
   const drain = scheduler.drains.of(node)
   const quarantined = scheduler.quarantine.of(node)
+  const slots = scheduler.slots.of(node)
   return {
     speed: node.speed,
     running: runningCountOf(node),
+    ...(slots === undefined ? {} : { slots: nodeSlotsMark(slots, moment) }),
     ...(drain === undefined
       ? {}
       : {

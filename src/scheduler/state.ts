@@ -8,6 +8,7 @@ import assert from 'node:assert/strict'
 import { resolveDerivation } from '../wire/derivation.ts'
 import type { Fact, NodeRef, RequestWire } from '../wire/facts.ts'
 import { Estimates } from './estimates.ts'
+import { Images } from './images.ts'
 import { learnFrom, restore, type LearntState } from './learnt.ts'
 import { makeRequest } from './make-request.ts'
 import {
@@ -48,6 +49,8 @@ export class State implements LearntState {
   readonly comparisons = new Comparisons()
   /** Drains, quarantine, and what nodes died of. */
   readonly nodeFacts = new NodeFacts()
+  /** What images are called. */
+  readonly images = new Images()
   /** `factSeq` of the last epoch. */
   epochSeq = 0
   /** `factSeq` when an attempt was forgotten last. */
@@ -69,6 +72,10 @@ export class State implements LearntState {
         return
       case 'accepted':
         this.#accept(fact.request)
+        return
+      case 'image-set':
+      case 'image-removed':
+        this.images.evolve(fact)
         return
       case 'joined':
         this.#join(fact)
@@ -120,10 +127,13 @@ export class State implements LearntState {
       case 'released':
       case 'cancelled':
       case 'retried':
+      case 'sized':
         this.#pull(fact)
         return
       case 'drained':
       case 'undrained':
+      case 'slotted':
+      case 'unslotted':
       case 'quarantined':
       case 'pardoned':
       case 'killed':
@@ -347,7 +357,10 @@ export class State implements LearntState {
 
   /** What a person said of a request, or of one derivation of it. */
   #pull(
-    fact: Extract<Fact, { type: 'boosted' | 'held' | 'released' | 'cancelled' | 'retried' }>,
+    fact: Extract<
+      Fact,
+      { type: 'boosted' | 'held' | 'released' | 'cancelled' | 'retried' | 'sized' }
+    >,
   ): void {
     const request = this.requests.get(fact.request)
     if (request === undefined) return
@@ -374,6 +387,11 @@ export class State implements LearntState {
       case 'retried':
         this.#tryAgain(request, fact)
         return
+      case 'sized': {
+        const { cpus, by, atWall } = fact
+        if (step !== undefined) step.slots = cpus === null ? undefined : { cpus, by, atWall }
+        return
+      }
     }
   }
 

@@ -64,14 +64,18 @@ export class Stragglers {
     const { job } = attempt
     // How fast whoever runs it in a subtree is, only the subtree knows.
     if (bundle !== undefined) return false
-    if (!isLive(attempt) || attempt.isolation === 'host' || attempt.userland === null) return false
+    if (!isLive(attempt) || attempt.isolation === 'host') return false
+    if (attempt.userland === null && attempt.isolation !== 'image') return false
     if (job.phase !== 'leased' || job.votesWanted > 1 || job.waiters.size === 0) return false
     const forMs = this.#core.moment.nowMs - this.#core.forecast.begunMs(attempt)
     if (forMs <= LATE_MS_MIN) return false
     if (job.attempts.some((other) => other !== attempt && isLive(other))) return false
     const [step] = job.waiters
     if (step === undefined) return false
-    const { durationP90Ms, sampleCount } = this.#core.state.estimates.of(step.derivation)
+    const { durationP90Ms, sampleCount } = this.#core.state.estimates.of(
+      step.derivation,
+      attempt.machine !== undefined,
+    )
     return sampleCount >= SAMPLES_MIN && forMs > (LATE_FACTOR * durationP90Ms) / speed
   }
 
@@ -83,14 +87,18 @@ export class Stragglers {
     const inputs = bigInputsOf(this.#core, job, undefined)
     const [step] = job.waiters
     if (step === undefined) return
-    const { durationMs } = this.#core.state.estimates.of(step.derivation)
+    const { estimates } = this.#core.state
+    const { durationMs } = estimates.of(step.derivation)
+    const emulationSpeed = estimates.emulationSpeedOf(step.derivation)
+    const slowSpeed = slow.speed * (attempt.machine === undefined ? 1 : emulationSpeed)
     const leftMs = this.#core.forecast.endMs(attempt, slow) - this.#core.moment.nowMs
     let best: { seat: Seat; forMs: number } | undefined
     for (const kind of this.#core.profiles.kindsFor(requirement)) {
       const found = kind.rooms.best(need, ({ node }) => !barred.has(node.peerId))
       if (found === undefined) continue
-      const forMs = transferMs(inputs, found.member.node.peerId) + durationMs / kind.speed
-      if (kind.speed < slow.speed * FASTER_FACTOR && forMs >= leftMs) continue
+      const speed = this.#core.profiles.speedOf(requirement, kind, emulationSpeed)
+      const forMs = transferMs(inputs, found.member.node.peerId) + durationMs / speed
+      if (speed < slowSpeed * FASTER_FACTOR && forMs >= leftMs) continue
       if (best === undefined || forMs < best.forMs) best = { seat: found.member, forMs }
     }
     if (best === undefined || this.isWanted(best.seat)) return
@@ -98,11 +106,11 @@ export class Stragglers {
     const environment = environmentFor(requirement, node)
     if (environment === undefined || environment.isolation === 'host') return
     // Only the same action gives the same result.
-    const { system } = environment
     const fingerprint = fingerprintFor(requirement.isFetch, environment, requirement.tools)
-    if (userlandOfJob(requirement, environment) === null) return
+    const isImage = environment.isolation === 'image'
+    if (!isImage && userlandOfJob(requirement, environment) === null) return
     if (actionDigest(makeAction(job.resolved, environment, fingerprint)) !== attempt.action) return
-    if (this.#core.reach.obstacle(job, node, system) !== undefined) return
+    if (this.#core.reach.obstacle(job, node, environment) !== undefined) return
     this.#core.waiting.grant(job, node, requirement, environment)
     const second = job.attempts.at(-1)
     if (second !== undefined && second !== attempt) this.#duplicates.add(second)

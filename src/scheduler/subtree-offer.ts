@@ -25,7 +25,7 @@ const NOTHING: Resources = { cpus: 0, memoryBytes: 0, diskBytes: 0 }
 
 type Offered = Pick<
   SyncMessage,
-  'state' | 'note' | 'environments' | 'capacity' | 'bundle' | 'speed' | 'away'
+  'state' | 'note' | 'environments' | 'capacity' | 'bundle' | 'speed' | 'policy' | 'facts' | 'away'
 >
 
 /** `classes` wait above; `heldCount` leases have found no room here yet. */
@@ -101,6 +101,8 @@ function ownOffer(core: Core): Offered {
       diskBytes: Math.max(0, self.capacity.diskBytes - own.diskBytes),
     },
     speed: self.speed,
+    ...(self.policy === undefined ? {} : { policy: self.policy }),
+    ...(self.facts === undefined ? {} : { facts: [...self.facts] }),
   }
 }
 
@@ -141,7 +143,7 @@ function jointOffer(
     const { total, busy } = cpusOf(node)
     cpus.total += total
     cpus.busy += busy
-    slots += slotsOf(node)
+    slots += slotsOf(core, node)
   }
   const offers: Bundle['offers'] = []
   for (const [key, requirement] of classes)
@@ -160,9 +162,10 @@ export function cpusOf({ bundle, capacity, allocated }: NodeEntry): BundleOffer[
   return bundle?.cpus ?? { total: capacity.cpus, busy: Math.max(0, allocated.cpus) }
 }
 
-function slotsOf(node: NodeEntry): number {
+function slotsOf(core: Core, node: NodeEntry): number {
   if (node.bundle !== undefined) return Math.max(0, node.bundle.slots - unconfirmedOf(node))
-  return node.state === 'ready' ? Math.max(0, freeOf(node).cpus) : 0
+  if (node.state !== 'ready') return 0
+  return Math.max(0, freeOf(node).cpus - core.allotments.keptOn(node))
 }
 
 /** By environment, since whoever grants chooses that. */
@@ -190,7 +193,7 @@ function offersOfClass(
     }
     const environment = environmentFor(requirement, node)
     if (environment === undefined || !mayEverStart(requirement, node)) continue
-    const count = canStart(requirement, node) ? startableOn(requirement, node) : 0
+    const count = canStart(requirement, node) ? startableOn(core, requirement, node) : 0
     const freeInMs = count > 0 ? 0 : freeInMsOf(core, node)
     add({ environment, count, speed: node.speed, freeInMs })
   }
@@ -215,16 +218,18 @@ function freeInMsOf({ moment }: Core, node: NodeEntry): number {
   return freeInMs
 }
 
-/** How many jobs of the class fit the node's free vector; at least one does. */
-function startableOn(requirement: Requirement, node: NodeEntry): number {
+/** How many jobs of the class fit the node's free vector, but for what is kept for those that run there. */
+function startableOn(core: Core, requirement: Requirement, node: NodeEntry): number {
   const free = freeOf(node)
+  const cpus = free.cpus - core.allotments.keptOn(node)
+  if (cpus < requirement.cpusMin) return 0
   const fits = (amount: number, each: number): number =>
     each === 0 ? OFFER_COUNT_MAX : Math.floor(amount / each)
   return Math.max(
     1,
     Math.min(
       OFFER_COUNT_MAX,
-      fits(free.cpus, requirement.cpusMin),
+      fits(cpus, requirement.cpusMin),
       fits(free.memoryBytes, requirement.memoryBytes),
       fits(free.diskBytes, requirement.diskBytes),
     ),

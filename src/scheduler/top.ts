@@ -8,7 +8,7 @@ import { requirementOf, type Requirement } from './match.ts'
 import { holdOf, isLive, runnerOf, type Attempt, type Job, type WaitReason } from './model.ts'
 import type { Scheduler } from './scheduler.ts'
 import { runningCountOf } from './standing-view.ts'
-import { totals } from './views.ts'
+import { policyView, totals } from './views.ts'
 
 const NODES_MAX = 1_000
 const RUNNING_MAX = 50
@@ -58,6 +58,7 @@ function nodesView(scheduler: Scheduler): Top['nodes'] {
       busy: Math.min(cpusOf(node).total, cpusOf(node).busy),
       running: runningCountOf(node),
       note: node.note,
+      ...(node.policy === undefined ? {} : { policy: policyView(node.policy) }),
     }))
     .toSorted(
       (a, b) =>
@@ -76,7 +77,10 @@ function runningView(
   const { job } = attempt
   const [step] = [...job.waiters, ...job.shownBy]
   const runner = runnerOf(attempt)
-  const estimate = step === undefined ? undefined : scheduler.state.estimates.of(step.derivation)
+  const estimate =
+    step === undefined
+      ? undefined
+      : scheduler.state.estimates.of(step.derivation, attempt.machine !== undefined)
   const speed = scheduler.nodes.get(runner.peerId)?.speed ?? 1
   return {
     job: step?.id ?? job.id,

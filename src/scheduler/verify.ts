@@ -95,7 +95,7 @@ export class Verify {
   #couldGoOn(job: Job, { builder, userland }: ActionResult, votes: readonly VoteWire[]): boolean {
     const missing = job.votesWanted - votes.length
     if (missing <= 0) return true
-    if (userland === null) return false
+    if (userland === null && builder.isolation !== 'image') return false
     const builders = new Set(votes.map(({ node }) => node.peerId))
     const { system } = builder
     return this.#core.builders.couldAdd([...job.waiters], missing, { system, userland, builders })

@@ -9,6 +9,7 @@ import type {
   RequestView,
   Why,
 } from '../wire/api.ts'
+import type { PolicyView, PolicyWire } from '../wire/policy.ts'
 import type { Entry } from '../wire/tree.ts'
 import { reasonOf } from './explain.ts'
 import {
@@ -26,6 +27,7 @@ import { dissenterOf, votesWantedBy } from './votes.ts'
 import type { Moment } from './events.ts'
 import { cpusOf } from './subtree-offer.ts'
 import type { Scheduler } from './scheduler.ts'
+import { slotsMark } from './slots-mark.ts'
 import type { StandingView } from './standing-view.ts'
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString()
@@ -36,10 +38,12 @@ function attemptView(attempt: Attempt): AttemptView {
     id: attempt.id,
     n: attempt.n,
     node: runnerOf(attempt).name,
+    peerId: runnerOf(attempt).peerId,
     host: runnerOf(attempt).name,
     arch,
     platform,
-    environment: `${attempt.isolation} ${attempt.label}`,
+    environment: environmentText(attempt),
+    ...(attempt.machine === undefined ? {} : { machine: attempt.machine }),
     action: attempt.action,
     state: attempt.state,
     startedAt: iso(attempt.startedAtWall),
@@ -51,6 +55,11 @@ function attemptView(attempt: Attempt): AttemptView {
     error: attempt.error,
     exitCode: attempt.exitCode,
   }
+}
+
+function environmentText({ isolation, label, machine }: Attempt): string {
+  const what = isolation === label ? isolation : `${isolation} ${label}`
+  return `${what}${machine === undefined ? '' : `, emulated on ${machine}`}`
 }
 
 export function jobState(step: Step): JobState {
@@ -109,6 +118,7 @@ export function jobView(scheduler: Scheduler, step: Step, moment: Moment): JobVi
     ...verifyView(step),
     priority: priorityOf(step),
     ...heldView(holdOfStep(step)),
+    ...(step.slots === undefined ? {} : { slots: slotsMark(step.slots) }),
   }
 }
 
@@ -214,6 +224,10 @@ function exitOf(request: Request): number {
   return Math.min(...exits, 255)
 }
 
+export function policyView({ untilWall, ...policy }: PolicyWire): PolicyView {
+  return { ...policy, ...(untilWall === undefined ? {} : { until: iso(untilWall) }) }
+}
+
 export function nodeView(
   node: NodeEntry,
   parentName: string,
@@ -233,6 +247,8 @@ export function nodeView(
     lastSeenAt: iso(node.lastSeenWall),
     note: node.note,
     speed: Math.round(node.speed * 1000) / 1000,
+    ...(node.policy === undefined ? {} : { policy: policyView(node.policy) }),
+    ...(node.facts === undefined ? {} : { facts: [...node.facts] }),
     ...standing,
   }
 }

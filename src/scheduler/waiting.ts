@@ -183,7 +183,10 @@ export class Waiting {
       fingerprintFor(requirement.isFetch, environment, requirement.tools),
     )
     // A subtree has no vector: whoever chooses the node there takes of it what is free.
-    const freeCpus = node.bundle === undefined ? freeOf(node).cpus : requirement.cpusMax
+    const freeCpus =
+      node.bundle === undefined
+        ? freeOf(node).cpus - this.#core.allotments.keptOn(node)
+        : requirement.cpusMax
     const cpus = Math.max(requirement.cpusMin, Math.min(requirement.cpusMax, freeCpus))
     const n = job.attempts.length + 1
     this.#core.fact({

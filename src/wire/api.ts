@@ -9,6 +9,9 @@
  * | POST /api/nodes/drain | DrainOrder → DrainView: also nodes that come later are drained |
  * | POST /api/nodes/undrain | UndrainOrder → Undrained |
  * | GET /api/drains | → DrainView[] |
+ * | GET /api/slots | → SlotsView (wire/slots.ts): what people said of processors |
+ * | POST /api/nodes/slots | SlotsOrder → SlotsView: also of nodes that come later |
+ * | POST /api/jobs/ID/slots | JobSlotsOrder → JobView |
  * | GET /api/top | → Top |
  * | GET /api/jobs?request=ID&state=A,B&user=&node=&name=GLOB&limit=N | → JobView[], newest first |
  * | GET /api/requests?state=A,B&user=&limit=N | → RequestView[], newest first |
@@ -25,7 +28,7 @@
  * | GET /api/requests/ID/outlook | → DryRun of what was submitted: what of it no node can build |
  * | GET /api/jobs/ID/diff | → JobDiff (wire/comparisons.ts): the builds of it that were compared |
  * | GET /api/audits | → Audits (wire/comparisons.ts): jobs that are built again, and all that differ |
- * | GET /api/jobs/ID/log?offset=N&follow=1&attempt=N | → log records (wire/log-record.ts) |
+ * | GET /api/jobs/ID/log?offset=N&follow=1&attempt=N&stream=A,B&since=MS&grep=RE&ignoreCase=1&tail=N | → log records (wire/log-record.ts); `attempt` is a number or an id |
  * | POST /api/blobs/missing | BlobRef[] → Digest[] |
  * | POST /api/blobs | blob batch → BatchAnswer |
  * | POST /api/blobs/fetch | Entries → FetchAnswer, once all of them are in this node's store |
@@ -39,7 +42,10 @@ import { BlobRefJson, DigestHex } from './digest.ts'
 import { GraphJson, RunLimits } from './derivation.ts'
 import { EnvironmentJson } from './environment.ts'
 import { DerivationName, NodeName, PeerId, RequestId, text } from './names.ts'
+import { Fact } from './machine-fact.ts'
+import { PolicyView } from './policy.ts'
 import { Measured, Usage } from './result.ts'
+import { SlotsMark } from './slots.ts'
 import { EntryJson } from './tree.ts'
 
 /** A blob batch: repeated [32-byte digest, u64 big-endian size, bytes]. */
@@ -137,11 +143,15 @@ export const AttemptView = z.object({
   id: z.string(),
   n: count,
   node: z.string(),
+  /** Of the node: two may have one name. */
+  peerId: z.string().optional(),
   host: z.string(),
   arch: z.string(),
   platform: z.string(),
-  /** `namespace` or `process`, with the label of the userland: `namespace debian-12`. */
+  /** The isolation, with the label of the userland where it is the host's: `namespace debian-12`, `image`. */
   environment: z.string(),
+  /** System of the machine, where it emulates the other. */
+  machine: z.string().optional(),
   action: DigestHex,
   state: AttemptState,
   startedAt: iso,
@@ -182,6 +192,8 @@ export const JobView = z.object({
   priority: Priority.optional(),
   /** Held by hand: not started until it is released. */
   held: HeldView.optional(),
+  /** How many processors somebody wants it to have. */
+  slots: SlotsMark.optional(),
 })
 export type JobView = z.infer<typeof JobView>
 
@@ -193,6 +205,8 @@ export const Failure = z.object({
   node: z.string().nullable(),
   /** The last lines of its log, at most 8 KiB. */
   logTail: z.string(),
+  /** CID of the build directory, where it was kept (`--keep-failed`). */
+  kept: z.string().max(200).optional(),
 })
 export type Failure = z.infer<typeof Failure>
 
@@ -298,11 +312,16 @@ export const NodeView = z.object({
   note: z.string(),
   /** Relative to the reference machine. */
   speed: z.number().positive().optional(),
+  policy: PolicyView.optional(),
+  /** What it tells of its machine. */
+  facts: z.array(Fact).optional(),
   /** Attempts that run there. */
   running: count.optional(),
   /** Who drained it, and why. */
   drain: DrainMark.optional(),
   quarantine: z.object({ reason: z.string(), until: iso }).optional(),
+  /** How many processors somebody wants it to give builds. */
+  slots: SlotsMark.extend({ reason: z.string(), until: iso.nullable() }).optional(),
 })
 export type NodeView = z.infer<typeof NodeView>
 
@@ -535,6 +554,7 @@ export const Top = z.object({
       running: count,
       /** Why it is not ready. */
       note: z.string(),
+      policy: PolicyView.optional(),
     }),
   ),
   /** The longest first. */
@@ -566,6 +586,44 @@ export const Top = z.object({
   ),
 })
 export type Top = z.infer<typeof Top>
+
+/** Where a job ran, for whoever opens that place once more. */
+export const ShellTarget = z.object({
+  job: z.string(),
+  name: z.string(),
+  /** Canonical bytes of the action, in base64. */
+  action: z.string(),
+  /** System of its environment. */
+  host: z.string(),
+  /** Of the attempt; null where there was none. */
+  ran: z.object({ node: z.string(), label: z.string(), base: DigestHex.nullable() }).nullable(),
+})
+export type ShellTarget = z.infer<typeof ShellTarget>
+
+/** Arguments of a command in the place of a shell. */
+const SHELL_ARGS_MAX = 1000
+export const ShellQuery = z.object({
+  /** Of the client, which starts the sandbox and lives longer. */
+  pid: z.coerce.number().int().min(1),
+  argv: z
+    .string()
+    .max(128 * 1024)
+    .default('[]')
+    .transform((text): unknown => JSON.parse(text))
+    .pipe(z.array(z.string()).max(SHELL_ARGS_MAX)),
+  attempt: z.coerce.number().int().min(0).default(0),
+})
+/** How the client starts it: `program` reads `input` from descriptor 3, a socket, and reports there. */
+export const ShellReady = z.object({
+  program: z.string(),
+  input: z.string(),
+  /** Only this user can start it. */
+  uid: z.int(),
+  name: z.string(),
+  /** In what it differs from where the job ran. */
+  warning: z.string().nullable(),
+})
+export type ShellReady = z.infer<typeof ShellReady>
 
 export const BlobRefs = z.array(BlobRefJson).max(20_000)
 export const Entries = z.array(EntryJson).max(20_000)

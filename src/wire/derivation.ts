@@ -76,6 +76,8 @@ export const RunLimits = z.object({
     .min(1)
     .max(2 ** 50)
     .optional(),
+  /** Keep the build directory of an attempt that fails, for a while, at its node. */
+  keepFailed: z.boolean().optional(),
   /** Different nodes that build it, whose outputs must be equal; one where it is left out. */
   verify: z.int().min(1).max(VERIFY_MAX).optional(),
 })

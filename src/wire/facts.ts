@@ -7,11 +7,13 @@
 import { z } from 'zod'
 import { Failure, Priority, WaitLimitMs } from './api.ts'
 import { BlobRefWire, DigestBytes } from './digest.ts'
+import { NamedImage } from './images.ts'
 import { GraphWire, VERIFY_MAX } from './derivation.ts'
 import { Isolation, UserlandWire } from './environment.ts'
 import {
   AttemptId,
   DerivationName,
+  ImageName,
   JobId,
   NodeName,
   OutputName,
@@ -291,6 +293,26 @@ export const Fact = z.discriminatedUnion('type', [
     deadlineWall: wallMs.nullable(),
   }),
   z.object({ type: z.literal('undrained'), selector: text(256) }),
+  /** Nodes that match give builds so many processors. Said again for a selector it replaces what was said before. */
+  z.object({
+    type: z.literal('slotted'),
+    id: text(64),
+    selector: text(256),
+    cpus: count.max(4096),
+    reason: text(512),
+    by: text(256),
+    atWall: wallMs,
+    untilWall: wallMs.nullable(),
+  }),
+  /** They give what they give by themselves again. */
+  z.object({ type: z.literal('unslotted'), selector: text(256), by: text(256), atWall: wallMs }),
+  /** The job of the derivation has so many processors, whatever it asks for; null: what it asks for. */
+  z.object({
+    type: z.literal('sized'),
+    ...lever,
+    derivation: DerivationName,
+    cpus: z.int().min(1).max(4096).nullable(),
+  }),
   /** A node failed different jobs in a row and gets none for a time, longer each time it happens again. */
   z.object({
     type: z.literal('quarantined'),
@@ -302,6 +324,14 @@ export const Fact = z.discriminatedUnion('type', [
   }),
   /** The node did well, or a person vouches for it. */
   z.object({ type: z.literal('pardoned'), node: PeerId }),
+  /** The name means this image from now on. */
+  NamedImage.extend({ type: z.literal('image-set') }),
+  z.object({
+    type: z.literal('image-removed'),
+    name: ImageName,
+    by: text(256),
+    atWall: wallMs,
+  }),
   /** A node died while it ran an attempt of the job with this key. */
   z.object({
     type: z.literal('killed'),

@@ -4,6 +4,9 @@
  *
  * Record = u8 stream (1 stdout, 2 stderr, 3 a message of mesh) | u32 milliseconds since the start |
  * u32 length | bytes; big-endian. A reader resumes at any record boundary.
+ *
+ * What is sent of a part of a log (log-view.ts) has records of a fourth kind in between, which no log has:
+ * a position, u64, where reading the whole log goes on after all that came before it.
  */
 export type LogStream = 'stdout' | 'stderr' | 'mesh'
 export interface LogRecord {
@@ -16,6 +19,17 @@ export const LOG_RECORD_HEAD_BYTES = 9
 export const LOG_RECORD_BYTES_MAX = 64 * 1024
 const STREAMS: readonly LogStream[] = ['stdout', 'stderr', 'mesh']
 
+const POSITION = 4
+
+/** A position in the whole log. */
+export function encodeLogPosition(positionBytes: number): Uint8Array<ArrayBuffer> {
+  const out = Buffer.alloc(LOG_RECORD_HEAD_BYTES + 8)
+  out.writeUInt8(POSITION, 0)
+  out.writeUInt32BE(8, 5)
+  out.writeBigUInt64BE(BigInt(positionBytes), LOG_RECORD_HEAD_BYTES)
+  return out
+}
+
 /** One record; `bytes` has at most LOG_RECORD_BYTES_MAX bytes. */
 export function encodeLogRecord(record: LogRecord): Uint8Array<ArrayBuffer> {
   const out = Buffer.alloc(LOG_RECORD_HEAD_BYTES + record.bytes.byteLength)
@@ -26,9 +40,34 @@ export function encodeLogRecord(record: LogRecord): Uint8Array<ArrayBuffer> {
   return out
 }
 
+/** Bytes of the whole records that `bytes` begins with; undefined where it does not begin with one. */
+export function wholeRecordBytes(bytes: Uint8Array): number | undefined {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  let at = 0
+  while (at + LOG_RECORD_HEAD_BYTES <= bytes.byteLength) {
+    const length = view.getUint32(at + 5)
+    if (STREAMS[view.getUint8(at) - 1] === undefined || length > LOG_RECORD_BYTES_MAX)
+      return at === 0 ? undefined : at
+    if (at + LOG_RECORD_HEAD_BYTES + length > bytes.byteLength) break
+    at += LOG_RECORD_HEAD_BYTES + length
+  }
+  return at
+}
+
 /** Reads records out of pieces of any length. Throws RangeError at a malformed head. */
 export class LogDecoder {
   #rest: Buffer = Buffer.alloc(0)
+  #position: number | undefined
+  #since = 0
+
+  /** The last position that came; a log as it is has none. */
+  get position(): number | undefined {
+    return this.#position
+  }
+  /** Records that came after it. */
+  get since(): number {
+    return this.#since
+  }
 
   /** The records that `bytes` completes. */
   push(bytes: Uint8Array): LogRecord[] {
@@ -36,8 +75,15 @@ export class LogDecoder {
     let buffer =
       this.#rest.byteLength === 0 ? Buffer.from(bytes) : Buffer.concat([this.#rest, bytes])
     while (buffer.byteLength >= LOG_RECORD_HEAD_BYTES) {
-      const stream = STREAMS[buffer.readUInt8(0) - 1]
       const length = buffer.readUInt32BE(5)
+      if (buffer.readUInt8(0) === POSITION && length === 8) {
+        if (buffer.byteLength < LOG_RECORD_HEAD_BYTES + length) break
+        this.#position = Number(buffer.readBigUInt64BE(LOG_RECORD_HEAD_BYTES))
+        this.#since = 0
+        buffer = buffer.subarray(LOG_RECORD_HEAD_BYTES + length)
+        continue
+      }
+      const stream = STREAMS[buffer.readUInt8(0) - 1]
       if (stream === undefined || length > LOG_RECORD_BYTES_MAX)
         throw new RangeError(`malformed log record: stream ${buffer.readUInt8(0)}, ${length} bytes`)
       if (buffer.byteLength < LOG_RECORD_HEAD_BYTES + length) break
@@ -47,6 +93,7 @@ export class LogDecoder {
         atMs: buffer.readUInt32BE(1),
         bytes: buffer.subarray(LOG_RECORD_HEAD_BYTES, end),
       })
+      this.#since += 1
       buffer = buffer.subarray(end)
     }
     this.#rest = buffer

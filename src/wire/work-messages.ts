@@ -11,9 +11,23 @@ import { BlobRefWire, DigestBytes, Size } from './digest.ts'
 import { RunLimits, VERIFY_MAX } from './derivation.ts'
 import { EnvironmentWire, Isolation, UserlandWire } from './environment.ts'
 import { BytesMoved, NodeRef, Phases, RequestWire } from './facts.ts'
-import { AttemptId, Feature, JobId, NodeName, PeerId, System, text, ToolName } from './names.ts'
+import {
+  AttemptId,
+  Feature,
+  ImageName,
+  JobId,
+  NodeName,
+  PeerId,
+  System,
+  text,
+  ToolName,
+} from './names.ts'
+import { IMAGES_MAX } from './images.ts'
 import { PeerRecord } from './peer-record.ts'
+import { Fact, FACTS_MAX } from './machine-fact.ts'
+import { PolicyWire } from './policy.ts'
 import { Measured, SignedResult, Usage } from './result.ts'
+import { SLOTS_MAX } from './slots.ts'
 import { EntryWire } from './tree.ts'
 
 export const WORK_PROTOCOL = '/mesh/work/1'
@@ -31,6 +45,8 @@ export const FEATURE_KEEP = 'keep'
 export const FEATURE_TREE = 'tree'
 /** In the hello of a node that knows the outcome `refused`. */
 export const FEATURE_REFUSE = 'refuse'
+/** In the hello of a node that answers `images`. */
+export const FEATURE_IMAGES = 'images'
 
 /** A lease runs this long after the last exchange; both sides count on their own monotonic clock. */
 export const LEASE_MS = 20_000
@@ -61,6 +77,9 @@ export const ANCESTORS_MAX = 64
 /** Nodes that one message tells of as being, or no longer being, below a child. */
 export const BELOW_ITEMS_MAX = 1024
 
+/** Systems of one job, and machines for which it does otherwise there. */
+const PLACES_MAX = 160
+
 /** What a node must have to run a job: what matching looks at. */
 export const RequirementWire = z.object({
   hosts: z.array(System).max(64),
@@ -74,6 +93,13 @@ export const RequirementWire = z.object({
   diskBytes: count,
   /** By system: the userland that the jobs must be built with. */
   bindings: z.array(z.tuple([System, UserlandWire])).max(64),
+  /** Where they are built in images, of all their systems; left out where they never are. */
+  places: z
+    .array(z.object({ system: System, machine: System.optional(), image: z.boolean() }))
+    .max(PLACES_MAX)
+    .optional(),
+  /** Only on machines of this system: builds that are compared, of a job that is made otherwise elsewhere. */
+  machine: System.optional(),
 })
 export type RequirementWire = z.infer<typeof RequirementWire>
 
@@ -81,6 +107,8 @@ export type RequirementWire = z.infer<typeof RequirementWire>
 const LeaseTerms = z.object({
   /** System of the environment that the action is for. */
   host: System,
+  /** System of its machine, which is another where that emulates it; left out by older versions: any machine. */
+  machine: System.optional(),
   features: z.array(Feature).max(64),
   cpusMin: count,
   cpusMax: count,
@@ -106,8 +134,14 @@ export const Lease = z.object({
   jobKey: DigestBytes,
   userland: UserlandWire.nullable(),
   isolation: Isolation,
+  /** System of the environment; that of the action where it is left out. */
+  host: System.optional(),
+  /** What the job needs of its environment beyond that. */
+  features: z.array(Feature).max(64).optional(),
   epoch: count,
   cpus: count,
+  /** It can use so many, where that is more. */
+  cpusMax: count.optional(),
   memoryBytes: count,
   diskBytes: count,
   /** The most that it may have, where its user said how much it needs; else there is no limit. */
@@ -139,6 +173,22 @@ export const DrainWire = z.object({
 })
 export type DrainWire = z.infer<typeof DrainWire>
 
+/** Words of people on the processors of nodes that an owner keeps. */
+export const SLOT_ORDERS_MAX = 1_000
+
+/** Nodes that match give builds so many processors. */
+export const SlotOrderWire = z.object({
+  id: text(64),
+  selector: text(256),
+  cpus: count.max(SLOTS_MAX),
+  reason: text(512),
+  by: text(256),
+  atWall: count,
+  /** How much longer; null for ever. */
+  leftMs: count.nullable(),
+})
+export type SlotOrderWire = z.infer<typeof SlotOrderWire>
+
 /** How an attempt ended at its worker. */
 export const AttemptOutcome = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('built'), result: SignedResult }),
@@ -158,8 +208,12 @@ export const AttemptOutcome = z.discriminatedUnion('kind', [
     exitCode: z.int().min(0).max(255),
     /** Set for MESH0402: the limit and the value at which it was enforced. */
     limit: z.object({ name: z.enum(['timeout', 'silent', 'log']), value: count }).optional(),
+    /** The same for limits that came later, apart from those for the sake of peers that do not know them. */
+    exceeded: z.object({ name: z.enum(['output', 'disk', 'processes']), value: count }).optional(),
     log: BlobRefWire.nullable(),
     logTail: text(16 * 1024),
+    /** With `keepFailed`: what the attempt left, kept at its node for a while. */
+    kept: EntryWire.optional(),
   }),
   /** An input could not be had: the digests of the input entries. */
   z.object({
@@ -174,8 +228,14 @@ export const AttemptOutcome = z.discriminatedUnion('kind', [
     message: text(4096),
     /** The node that ran it died of it, or at it: told by the one above that node. */
     died: z.boolean().optional(),
+    log: BlobRefWire.optional(),
   }),
-  z.object({ kind: z.literal('cancelled') }),
+  z.object({
+    kind: z.literal('cancelled'),
+    /** Its node is stopping in order and hands it back: it runs elsewhere at once, and nobody has failed. */
+    isHandedBack: z.boolean().optional(),
+    log: BlobRefWire.optional(),
+  }),
   /** With FEATURE_REFUSE: a check of the node itself would not have it begun; nothing of it was run. */
   z.object({
     kind: z.literal('refused'),
@@ -278,6 +338,10 @@ const Sync = z.object({
   recoveringMs: count.optional(),
   /** How fast its processors are, as it measured: 1 is the reference machine. */
   speed: z.number().optional(),
+  /** Why its capacity is what it is; of a node with a worker. */
+  policy: PolicyWire.optional(),
+  /** What it tells people of its machine; left out where the receiver has heard it. */
+  facts: z.array(Fact).max(FACTS_MAX).optional(),
 })
 export type SyncMessage = z.infer<typeof Sync>
 
@@ -304,6 +368,8 @@ const Desired = z.object({
   ancestors: z.array(NodeRef).max(ANCESTORS_MAX).optional(),
   /** Drains that the receiver, or a node below it, may match. */
   drains: z.array(DrainWire).max(DRAINS_MAX).optional(),
+  /** The same of processors; the receiver tells its own worker by `slots`. */
+  slotOrders: z.array(SlotOrderWire).max(SLOT_ORDERS_MAX).optional(),
   /** How long leases run from the sending of the sync that `ackSeq` names; LEASE_MS where it is left out. */
   leaseMs: count.optional(),
   /** What a person set for the builds of the receiver: so many processors, for so long (null: until told otherwise). */
@@ -311,6 +377,20 @@ const Desired = z.object({
   /** Processors that running attempts should use now; those that are not named go on with what they have. */
   allotments: z
     .array(z.object({ attempt: AttemptId, cpus: z.int().min(1).max(4096) }))
+    .max(RUNNING_MAX)
+    .optional(),
+  /**
+   * With FEATURE_TREE: attempts below the receiver that come before others of their machine, as far as that has
+   * so many processors: because a person said so, or since they hold up their request.
+   */
+  claims: z
+    .array(
+      z.object({
+        attempt: AttemptId,
+        cpus: z.int().min(1).max(SLOTS_MAX),
+        why: z.enum(['person', 'big']),
+      }),
+    )
     .max(RUNNING_MAX)
     .optional(),
 })
@@ -423,6 +503,12 @@ export const Call = z.discriminatedUnion('method', [
     base: DigestBytes.nullable(),
     add: z.array(KeptEntryWire).max(KEEP_CHANGES_MAX),
     remove: z.array(DigestBytes).max(KEEP_CHANGES_MAX),
+  }),
+  /** Down, with FEATURE_IMAGES: all images that the node keeps for the caller; others it lets go. Answer: Done. */
+  z.object({
+    method: z.literal('images'),
+    owner: PeerId,
+    images: z.array(z.object({ name: ImageName, digest: DigestBytes, size: Size })).max(IMAGES_MAX),
   }),
 ])
 export type Call = z.infer<typeof Call>

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { z } from 'zod'
 import { openJournal } from '../../src/node/owner/journal.ts'
+import { ImageApi } from '../../src/node/images/image-api.ts'
 import { Owner } from '../../src/node/owner/owner.ts'
 import { OwnerApi } from '../../src/node/owner/owner-api.ts'
 import { Survey } from '../../src/node/owner/survey.ts'
@@ -19,6 +20,7 @@ import {
 } from '../../src/wire/api.ts'
 import type { Derivation } from '../../src/wire/derivation.ts'
 import type { PeerRecord } from '../../src/wire/peer-record.ts'
+import { SlotsView } from '../../src/wire/slots.ts'
 import {
   derivation,
   environment,
@@ -89,7 +91,14 @@ class Bench implements AsyncDisposable {
     await owner.start()
     this.#owner = owner
     const survey = new Survey({ clock, owner, self, subtrees: () => [] })
-    this.#api = new OwnerApi({ owner, actions, self, survey, signal: never })
+    const images = new ImageApi({
+      images: owner.scheduler.state.images,
+      wallMs: () => clock.wallMs(),
+      record: (fact) => owner.applyDurably({ type: 'image', fact }),
+      keeper: { of: () => ({ stores: [], problem: undefined }) },
+      onChange() {},
+    })
+    this.#api = new OwnerApi({ owner, actions, self, survey, images, signal: never })
   }
 
   get #isLookingUp(): boolean {
@@ -210,6 +219,64 @@ test('lever-api: a drain is durable before it is answered, and names what it mat
     { drains: [], nodes: [] },
     'undrained twice is undrained',
   )
+})
+
+test('lever-api: the processors of nodes and jobs are set, listed, kept over a restart, and set free', async () => {
+  await using bench = await Bench.open()
+  bench.node('ci-1')
+  await bench.submit('r', [derivation('a', { cpus: 1, cpusMax: 2 })])
+  const order = { selector: ' ci-* ', cpus: 2, forMs: 60_000, reason: 'lunch' }
+  const set = await bench.call(SlotsView, 'POST', '/api/nodes/slots', order)
+  assert.deepEqual(
+    set.nodes.map(({ selector, cpus, by, reason, nodes }) => [
+      selector,
+      cpus,
+      by,
+      reason,
+      nodes[0]?.name,
+    ]),
+    [['ci-*', 2, 'ann', 'lunch', 'ci-1']],
+  )
+  const job = await bench.call(JobView, 'POST', '/api/jobs/a/slots', { cpus: 3 })
+  assert.deepEqual([job.slots?.cpus, job.slots?.by, job.attempts.at(-1)?.cpus], [3, 'ann', 3])
+  const [row] = await bench.call(z.array(NodeView), 'GET', '/api/nodes')
+  assert.deepEqual([row?.slots?.cpus, row?.slots?.reason], [2, 'lunch'])
+  await bench.restart()
+  const all = await bench.call(SlotsView, 'GET', '/api/slots')
+  assert.deepEqual(
+    [all.nodes[0]?.until, all.jobs.map(({ name, cpus, by }) => [name, cpus, by])],
+    [set.nodes[0]?.until, [['a', 3, 'ann']]],
+  )
+  bench.node('ci-1')
+  const other = await bench.problem('POST', '/api/nodes/slots', { selector: 'ci-1', cpus: null })
+  assert.equal(other.code, 'MESH0604')
+  assert.deepEqual(other.hints, ["mesh slots 'ci-*' auto"])
+  await bench.call(SlotsView, 'POST', '/api/nodes/slots', { selector: 'ci-*', cpus: null })
+  await bench.call(JobView, 'POST', '/api/jobs/a/slots', { cpus: null })
+  const none = { nodes: [], jobs: [] }
+  assert.deepEqual(await bench.call(SlotsView, 'GET', '/api/slots'), none)
+  assert.deepEqual(
+    await bench.call(SlotsView, 'POST', '/api/nodes/slots', { selector: 'ci-*', cpus: null }),
+    none,
+    'set free twice is set free',
+  )
+})
+
+test('lever-api: what cannot be set of processors is said with what to do', async () => {
+  await using bench = await Bench.open()
+  const wrong = async (path: string, body: object): Promise<string> =>
+    (await bench.problem('POST', path, body)).code
+  assert.equal(await wrong('/api/nodes/slots', { selector: 'color=red', cpus: 1 }), 'MESH0002')
+  assert.equal(await wrong('/api/nodes/slots', { selector: 'a', cpus: -1 }), 'MESH0210')
+  assert.equal(await wrong('/api/nodes/slots', { selector: 'a', cpus: 5_000 }), 'MESH0210')
+  assert.equal(await wrong('/api/nodes/slots', { selector: 'a', cpus: 1, forMs: 0 }), 'MESH0210')
+  assert.equal(await wrong('/api/jobs/a/slots', { cpus: 1 }), 'MESH0601')
+  await bench.submit('r', [derivation('a')])
+  assert.equal(await wrong('/api/jobs/a/slots', { cpus: 0 }), 'MESH0210')
+  await bench.call(JobView, 'POST', '/api/jobs/a/cancel')
+  const over = await bench.problem('POST', '/api/jobs/a/slots', { cpus: 1 })
+  assert.equal(over.code, 'MESH0604')
+  assert.match(over.detail, /a \(j-\S+\) is cancelled: it neither waits nor runs/)
 })
 
 test('lever-api: what cannot be drained or undrained is said with what to do', async () => {

@@ -359,6 +359,31 @@ test('scheduler: a shared run has the largest limits of its waiters', () => {
   assert.deepEqual([limits?.timeoutMs, limits?.maxSilentMs], [60_000, 9_000])
 })
 
+test('scheduler: of outputs a shared run has the largest limit, and none where one waiter has none', () => {
+  const world = new World()
+  const node = world.node('n1')
+  const limitOf = (): number | undefined =>
+    node.receive()?.limits.find(({ attempt }) => attempt === node.attempts[0])?.limits
+      .maxOutputBytes
+  world.submit('r1', [derivation('a', { run: { maxOutputBytes: 1000 } })])
+  node.take()
+  world.submit('r2', [derivation('a', { run: { maxOutputBytes: 3000 } })])
+  assert.equal(limitOf(), 3000)
+  world.submit('r3', [derivation('a', {})])
+  assert.equal(limitOf(), undefined)
+  node.finish({
+    ...failed,
+    code: 'MESH0402',
+    message: 'made more outputs than run.max-output',
+    exceeded: { name: 'output', value: 3000 },
+  })
+  assert.deepEqual(
+    ['r1', 'r2', 'r3'].map((request) => world.step(request, 'a').phase),
+    ['failed', 'failed', 'open'],
+    'who has no such limit waits for another run',
+  )
+})
+
 test('scheduler: a limit fails only the waiters whose own limit was reached; the others go on', () => {
   const world = new World()
   const node = world.node('n1')

@@ -46,7 +46,23 @@ export interface DerivationOptions {
   readonly features?: readonly string[]
   readonly run?: Partial<RunLimits>
   readonly urls?: readonly string[]
+  /** Texts of its layers; none: the host's own tools. */
+  readonly image?: readonly string[]
+  readonly hosts?: readonly string[]
+  readonly variants?: readonly VariantOptions[]
 }
+
+export interface VariantOptions {
+  readonly host: string
+  readonly machine?: string
+  readonly args?: readonly string[]
+  readonly image?: readonly string[]
+}
+
+const layers = (texts: readonly string[] | undefined): Pick<Derivation, 'image'> =>
+  texts === undefined
+    ? {}
+    : { image: texts.map((text) => ({ kind: 'entry', entry: fileEntry(text) })) }
 
 /** A derivation whose key hangs on its inputs and arguments; its name is an argument unless some are given. */
 export function derivation(name: string, options: DerivationOptions = {}): Derivation {
@@ -66,8 +82,16 @@ export function derivation(name: string, options: DerivationOptions = {}): Deriv
     inputs,
     outputs: [...(options.outputs ?? ['out'])],
     system: options.system ?? LINUX,
-    hosts: [],
-    variants: [],
+    hosts: [...(options.hosts ?? [])],
+    ...layers(options.image),
+    variants: (options.variants ?? []).map(({ host, machine, args = [], image }) => ({
+      host,
+      ...(machine === undefined ? {} : { machine }),
+      args: [...args],
+      env: {},
+      inputs: {},
+      ...layers(image),
+    })),
     network: false,
     sealed: options.sealed ?? true,
     tools: [...(options.tools ?? [])],
@@ -126,6 +150,8 @@ export interface EnvironmentOptions {
   readonly base?: string
   readonly tools?: Readonly<Record<string, string | null>>
   readonly features?: readonly string[]
+  /** The machine's own system, where it emulates that one. */
+  readonly machine?: string
 }
 
 export function environment(options: EnvironmentOptions = {}): Environment {
@@ -139,6 +165,7 @@ export function environment(options: EnvironmentOptions = {}): Environment {
     base: sha256(`base ${options.base ?? 'a'}`),
     tools,
     features: [...(options.features ?? [])],
+    ...(options.machine === undefined ? {} : { machine: options.machine }),
   }
 }
 

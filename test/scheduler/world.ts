@@ -229,6 +229,7 @@ export class WorldNode {
   capacity: { cpus: number; memoryBytes: number; diskBytes: number }
   state: SyncMessage['state'] = 'ready'
   speed: number | undefined
+  policy: SyncMessage['policy']
   /** Processors that its attempts use, as it was told last. */
   readonly allotments = new Map<string, number>()
   isConnected = false
@@ -331,6 +332,7 @@ export class WorldNode {
       })),
       finished: [...this.finished.values()],
       ...(this.speed === undefined ? {} : { speed: this.speed }),
+      ...(this.policy === undefined ? {} : { policy: this.policy }),
     }
     this.world.apply({
       type: 'sync',

@@ -332,6 +332,9 @@ function factSubject(fact: Fact): string {
       return `${fact.job} ${fact.memoryBytes}`
     case 'learnt':
       return ''
+    case 'image-set':
+    case 'image-removed':
+      return fact.name
     case 'voted':
       return `${fact.job} ${fact.vote.attempt} on ${fact.vote.node.name}`
     case 'verified':
@@ -357,9 +360,12 @@ function factSubject(fact: Fact): string {
     case 'released':
     case 'cancelled':
     case 'retried':
+    case 'sized':
       return `${fact.request} ${fact.derivation ?? ''}`
     case 'drained':
     case 'undrained':
+    case 'slotted':
+    case 'unslotted':
       return fact.selector
     case 'quarantined':
       return fact.node.name

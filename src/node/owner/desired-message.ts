@@ -26,10 +26,13 @@ export function desiredMessage(
     seq,
     ackSeq: desired.ackSeq,
     epoch: desired.epoch,
-    grants: fitting([
-      ...desired.relayed,
-      ...desired.grants.map((grant) => leaseOf(grant, desired.epoch, hintsFor)),
-    ]),
+    grants: fitting(
+      [
+        ...desired.relayed,
+        ...desired.grants.map((grant) => leaseOf(grant, desired.epoch, hintsFor)),
+      ],
+      desired.defer,
+    ),
     limits: [...desired.limits],
     cancel: [...desired.cancel],
     ack: [...desired.ack],
@@ -42,11 +45,13 @@ export function desiredMessage(
     drains: [...desired.drains],
     leaseMs: desired.leaseMs,
     allotments: [...desired.allotments],
+    ...desired.slots,
+    ...(desired.claims.length === 0 ? {} : { claims: [...desired.claims] }),
   }
 }
 
 function leaseOf(
-  { attempt, action, limits, name, urls, terms }: Grant,
+  { attempt, action, limits, name, urls, terms, features, cpusMax = 0 }: Grant,
   epoch: number,
   hintsFor: HintsFor,
 ): Lease {
@@ -58,8 +63,11 @@ function leaseOf(
     jobKey: attempt.job.key,
     userland: attempt.userland,
     isolation: attempt.isolation,
+    host: attempt.system,
+    ...(features.length === 0 ? {} : { features: [...features] }),
     epoch,
     cpus: attempt.allotted,
+    ...(cpusMax > attempt.allotted ? { cpusMax } : {}),
     memoryBytes: attempt.memoryBytes,
     diskBytes: attempt.diskBytes,
     ...memoryLimitOf(attempt),
@@ -71,13 +79,16 @@ function leaseOf(
 }
 
 /** As many as fit a message; the rest follow when these are confirmed. */
-function fitting(all: readonly Lease[]): Lease[] {
+function fitting(all: readonly Lease[], defer: (attempt: string) => void): Lease[] {
   const leases: Lease[] = []
   let bytes = 0
-  for (const lease of all) {
+  for (const [at, lease] of all.entries()) {
     bytes += lease.action.byteLength + LEASE_BYTES
     bytes += lease.hints.length * HINT_BYTES + lease.peers.length * PEER_BYTES
-    if (leases.length > 0 && bytes > GRANT_BYTES_MAX) break
+    if (leases.length > 0 && bytes > GRANT_BYTES_MAX) {
+      for (const { attempt } of all.slice(at)) defer(attempt)
+      break
+    }
     leases.push(lease)
   }
   return leases

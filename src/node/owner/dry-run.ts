@@ -54,8 +54,8 @@ export async function dryRun(
       resolved === undefined ? undefined : await cachedOutputs(actions, jobKey(resolved))
     if (outputs !== undefined) known.set(derivation.name, outputs)
     let inputBytes = 0
-    for (const entry of Object.values(resolved?.inputs ?? {}))
-      if (entry.kind !== 'symlink') inputBytes += entry.size
+    const entries = [...Object.values(resolved?.inputs ?? {}), ...(resolved?.image ?? [])]
+    for (const entry of entries) if (entry.kind !== 'symlink') inputBytes += entry.size
     const requirement = requirementOf([step])
     const { possible, misfit } = scheduler.explainer.viewOf(requirement)
     const isHopeless = possible.length === 0 && outputs === undefined

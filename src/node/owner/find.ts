@@ -33,10 +33,10 @@ export class Find {
     )
   }
 
-  /** By id, unique prefix of one, a request (then what of it waits, runs or failed), or the name of a derivation of the newest request. */
+  /** By id, unique prefix of one, the id of an attempt, a request (then what of it waits, runs or failed), or the name of a derivation of the newest request. */
   step(id: string): Step {
     const { steps } = this.#state
-    const exact = steps.get(id)
+    const exact = steps.get(id) ?? this.#stepOfAttempt(id)
     if (exact !== undefined) return exact
     const requests = this.requests().slice(0, REQUESTS_SEARCHED_MAX)
     const asRequest = requests.filter((request) => isPrefix(id, request.wire.id, 'r-'))
@@ -51,6 +51,12 @@ export class Find {
     throw new MeshError('MESH0601', `no job or request is called "${id}"`, {
       hints: ['list them: mesh jobs'],
     })
+  }
+
+  /** Of those that an attempt was made for, the newest. */
+  #stepOfAttempt(id: string): Step | undefined {
+    const attempt = this.#state.attempts.get(id)
+    return attempt === undefined ? undefined : [...attempt.job.shownBy].at(-1)
   }
 }
 

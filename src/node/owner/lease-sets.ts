@@ -196,6 +196,7 @@ export function* neededEntries(state: State): Generator<Entry> {
   for (const { state: requestState, steps } of state.requests.values())
     if (requestState === 'active')
       for (const { outputs } of steps.values()) yield* Object.values(outputs ?? {})
+  for (const { digest, size } of state.images.list()) yield { kind: 'dir', digest, size }
   for (const { state: requestState, steps } of [...state.finished].toReversed())
     if (requestState === 'done')
       for (const { isWanted, outputs, stores } of steps.values())

@@ -147,7 +147,7 @@ export class LeverApi {
 }
 
 /** Draining a node twice with other blanks is draining it once. Throws MESH0002. */
-function normalSelector(text: string): string {
+export function normalSelector(text: string): string {
   parseSelector(text)
   return text
     .split(',')
@@ -159,7 +159,7 @@ function isKeptBack(state: string): boolean {
   return state === 'draining' || state === 'drained' || state === 'quarantined'
 }
 
-function bodyOf({ body }: ApiCall): unknown {
+export function bodyOf({ body }: ApiCall): unknown {
   try {
     return body === '' ? {} : JSON.parse(body)
   } catch {

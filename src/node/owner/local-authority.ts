@@ -20,6 +20,7 @@ import {
   Call,
   Checked,
   Done,
+  FEATURE_IMAGES,
   FEATURE_KEEP,
   RESULT_KEYS_MAX,
   type ApiAnswer,
@@ -33,6 +34,9 @@ import { Finding } from '../finding.ts'
 import { Children } from './children.ts'
 import { eventsOf, linesOf } from './event-feed.ts'
 import { openJournal, type Journal } from './journal.ts'
+import { holdImages } from '../images/hold-images.ts'
+import { ImageApi } from '../images/image-api.ts'
+import { ImageKeeper } from '../images/image-keeper.ts'
 import { Locator, RELAY_MS } from './locator.ts'
 import { checkBlobs, keepBlobs, type CaredStore } from '../blobs/look-after-blobs.ts'
 import { moveBlobs } from '../blobs/move-blobs.ts'
@@ -112,6 +116,7 @@ class LocalAuthority implements Authority {
   readonly #locator: Locator
   readonly #replicator: Replicator
   readonly #leaseSets: LeaseSets
+  readonly #imageKeeper: ImageKeeper
   readonly #children: Children
   readonly #api: OwnerApi
   readonly #survey: Survey
@@ -176,6 +181,18 @@ class LocalAuthority implements Authority {
         this.#locator.providersOf(digest).filter((peerId) => this.#recordOf(peerId) !== undefined),
       call: (peerId, keep, limit) => this.#keep(peerId, keep, limit),
     })
+    this.#imageKeeper = new ImageKeeper({
+      clock,
+      log: log.child({ component: 'images' }),
+      images: this.owner.scheduler.state.images,
+      selfId: signer.peerId,
+      stores: () => this.owner.scheduler.stores(),
+      recordOf: (peerId) => this.#recordOf(peerId),
+      providersOf: (digest) => this.#locator.providersOf(digest),
+      onKept: (entry, peerId) => this.#locator.add(entry, peerId),
+      carry: (peerId, call, limit) => this.#carry(peerId, call, limit),
+      hold: (peerId, hold, limit) => this.#holdImages(peerId, hold, limit),
+    })
     this.finding = new Finding({
       clock,
       random,
@@ -207,6 +224,13 @@ class LocalAuthority implements Authority {
       actions,
       self,
       survey: this.#survey,
+      images: new ImageApi({
+        images: this.owner.scheduler.state.images,
+        wallMs: () => clock.wallMs(),
+        record: (fact) => this.owner.applyDurably({ type: 'image', fact }),
+        keeper: this.#imageKeeper,
+        onChange: () => this.#imageKeeper.changed(this.#lifetime.signal),
+      }),
       signal: this.#lifetime.signal,
     })
   }
@@ -406,6 +430,7 @@ class LocalAuthority implements Authority {
     this.#children.heartbeat()
     this.#makeDetachable()
     this.#leaseSets.beat(this.#lifetime.signal)
+    this.#imageKeeper.beat(this.#lifetime.signal)
   }
 
   /** Gets the sources of every active request to a store node, one try per request at a time. */
@@ -499,6 +524,21 @@ class LocalAuthority implements Authority {
     const taken = { ok: true, bytes: 0, message: '' }
     if (link?.remote.features.includes(FEATURE_KEEP) === false) return taken
     return (await this.#children.call(peerId, keep, Done, signal)) ?? taken
+  }
+
+  async #holdImages(
+    peerId: string,
+    hold: Extract<Call, { method: 'images' }>,
+    signal: AbortSignal,
+  ): Promise<Done> {
+    const { clock, store, self } = this.#deps
+    if (peerId === self().peerId) return holdImages({ clock, pins: store.pins }, hold)
+    const link = this.#children.link(peerId)
+    // An older node keeps what the lease sets name, which the images are part of.
+    const taken = { ok: true, bytes: 0, message: '' }
+    if (link?.remote.features.includes(FEATURE_IMAGES) === false) return taken
+    const answer = await this.#children.call(peerId, hold, Done, signal)
+    return answer ?? { ok: false, bytes: 0, message: 'it is not connected' }
   }
 
   /** Of a node that is connected, or of this one. */

@@ -146,7 +146,7 @@ export class Locator {
   hintsFor(action: Action): Hints {
     const named = new NamedPeers()
     const hints: [Digest, number[]][] = []
-    for (const [, entry] of action.inputs) {
+    for (const entry of [...action.inputs.map(([, input]) => input), ...(action.image ?? [])]) {
       const blob = blobOf(entry)
       if (blob === undefined) continue
       const indexes = named.indexesOf(this.#reachableOf(blob.digest))

@@ -10,13 +10,16 @@ import type { PeerRecord } from '../../wire/peer-record.ts'
 import type { ApiAnswer } from '../../wire/work-messages.ts'
 import type { ApiCall } from '../authority.ts'
 import { auditsView, jobDiff } from './comparison-views.ts'
+import type { ImageApi } from '../images/image-api.ts'
 import { dryRun } from './dry-run.ts'
 import { Find } from './find.ts'
 import { LeverApi, leverVerb } from './lever-api.ts'
 import { listJobs, listRequests } from './lists.ts'
 import type { LogTarget } from '../doors/logs.ts'
 import type { Owner } from './owner.ts'
+import { shellTarget } from './shell-target.ts'
 import type { Survey } from './survey.ts'
+import { SlotsApi } from './slots-api.ts'
 import { TopApi } from './top-api.ts'
 import { problemAnswer } from '../doors/problem.ts'
 
@@ -26,6 +29,7 @@ export interface OwnerApiDeps {
   readonly self: () => PeerRecord
   /** For what only nodes further below can say. */
   readonly survey: Survey
+  readonly images: ImageApi
   /** Ends with the node. */
   readonly signal: AbortSignal
 }
@@ -34,6 +38,7 @@ export class OwnerApi {
   readonly #deps: OwnerApiDeps
   readonly #find: Find
   readonly #levers: LeverApi
+  readonly #slots: SlotsApi
   readonly #top: TopApi
 
   constructor(deps: OwnerApiDeps) {
@@ -41,6 +46,7 @@ export class OwnerApi {
     this.#deps = deps
     this.#find = new Find(owner.scheduler.state)
     this.#levers = new LeverApi({ owner, find: this.#find, selfName: () => deps.self().name })
+    this.#slots = new SlotsApi({ owner, find: this.#find })
     this.#top = new TopApi({ owner, selfName: () => deps.self().name })
   }
 
@@ -73,14 +79,27 @@ export class OwnerApi {
         return this.#top.view()
       case 'GET drains':
         return this.#levers.drains()
+      case 'GET slots':
+        return this.#slots.view()
+      case 'POST jobs/ID/slots':
+        return this.#slots.ofJob(id, call)
       case 'POST nodes/ID':
         if (id === 'drain') return this.#levers.drain(call)
         if (id === 'undrain') return this.#levers.undrain(call)
+        if (id === 'slots') return this.#slots.ofNodes(call)
         throw new MeshError('MESH0601', `the API has no ${call.verb} ${url.pathname}`)
       case 'GET totals':
         return { ...totals(scheduler), root: { name: selfName, peerId: this.#deps.self().peerId } }
       case 'GET nodes':
         return this.#deps.survey.nodes({ depth: 0, signal: this.#deps.signal })
+      case 'GET images':
+        return this.#deps.images.list()
+      case 'GET images/ID':
+        return this.#deps.images.find(id)
+      case 'POST images/ID':
+        return this.#deps.images.put(id, call)
+      case 'POST images/ID/remove':
+        return this.#deps.images.remove(id, call)
       case 'GET requests':
         return listRequests(lists, url.searchParams)
       case 'GET requests/ID':
@@ -113,8 +132,10 @@ export class OwnerApi {
         return jobDiff(scheduler, this.#find, id)
       case 'GET audits':
         return auditsView(scheduler, moment)
+      case 'GET jobs/ID/shell-target':
+        return shellTarget(this.findStep(id), Number(url.searchParams.get('attempt') ?? 0))
       case 'GET jobs/ID/log-target':
-        return this.logTarget(id, Number(url.searchParams.get('attempt') ?? 0))
+        return this.logTarget(id, url.searchParams.get('attempt') ?? '0')
       case 'POST dry-run': {
         const submission = parseWith(Submission, JSON.parse(call.body), 'submission')
         checkGraph(submission.graph)
@@ -135,17 +156,20 @@ export class OwnerApi {
     return this.#find.step(id)
   }
 
-  /** The log of the `n`-th attempt, of the last one for 0. Throws MESH0601 while there is none. */
-  logTarget(id: string, n: number): LogTarget {
+  /** The log of an attempt by its id or number, of the last one for "0". Throws MESH0601 while there is none. */
+  logTarget(id: string, which: string): LogTarget {
     const step = this.findStep(id)
     const attempts = attemptsOf(step)
-    const attempt = n > 0 ? attempts[n - 1] : attempts.at(-1)
+    const isLast = which === '0'
+    const attempt = isLast
+      ? attempts.at(-1)
+      : attempts.find((candidate, at) => candidate.id === which || String(at + 1) === which)
     if (attempt === undefined) {
-      if (n === 0 && step.log !== undefined)
+      if (isLast && step.log !== undefined)
         return { attempt: '', peerId: '', blob: step.log, isLive: false }
       throw new MeshError(
         'MESH0601',
-        `${step.derivation.name} (${step.id}) has ${attempts.length === 0 ? 'no attempt yet' : `${attempts.length} attempts, not ${n}`}`,
+        `${step.derivation.name} (${step.id}) has ${attempts.length === 0 ? 'no attempt yet' : `${attempts.length} attempts, not ${which}`}`,
         {
           hints: [`see why: mesh why ${step.id}`],
         },
@@ -154,11 +178,17 @@ export class OwnerApi {
     const isLive = attempt.endedAtWall === undefined
     const vote = attempt.job.votes.find((candidate) => candidate.attempt === attempt.id)
     const blob = attempt.log ?? vote?.log ?? (attempt.state === 'done' ? step.log : undefined)
+    const at = attempts.indexOf(attempt) + 1
     return {
       attempt: attempt.id,
       peerId: runnerOf(attempt).peerId,
       ...(blob === undefined ? {} : { blob }),
       isLive,
+      ...(isLive
+        ? {}
+        : {
+            ended: `attempt ${at} on ${runnerOf(attempt).name}: ${attempt.state}${attempt.error === null ? '' : `, ${attempt.error}`}`,
+          }),
     }
   }
 }

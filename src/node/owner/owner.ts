@@ -419,15 +419,21 @@ function isNeeded(fact: Fact, state: Scheduler['state']): boolean {
       return false
     case 'drained':
     case 'undrained':
+    case 'slotted':
+    case 'unslotted':
     case 'quarantined':
     case 'pardoned':
     case 'killed':
       return state.nodeFacts.needs(fact)
+    case 'image-set':
+    case 'image-removed':
+      return state.images.needs(fact)
     case 'boosted':
     case 'held':
     case 'released':
     case 'cancelled':
     case 'retried':
+    case 'sized':
     case 'detachable':
     case 'left':
     case 'bound':

@@ -5,12 +5,22 @@
  * A pure query. The owner answers for the nodes that it sees itself; nodes that speak for a subtree are
  * asked by whoever drives it, and their answers put in with `mergeWhy`.
  */
+import { plural } from '../../base/units.ts'
 import type { JobState, Why, WhyNode, WhyPart } from '../../wire/api.ts'
 import { WHY_NODES_MAX } from '../../wire/api.ts'
 import type { Core } from '../core.ts'
+import { slotsOfSteps } from '../cpu-range.ts'
 import type { Moment } from '../events.ts'
 import { requirementOf, type Requirement } from '../match.ts'
-import { isLive, runnerOf, type Job, type NodeEntry, type Step, type WaitReason } from '../model.ts'
+import {
+  isLive,
+  runnerOf,
+  type Attempt,
+  type Job,
+  type NodeEntry,
+  type Step,
+  type WaitReason,
+} from '../model.ts'
 import { ClassViews, isPresent, isWorker, type ClassView } from './class-view.ts'
 import { groupsOf, lackOf } from './groups.ts'
 import { completeWhy, mergeWhy, type Completion } from './merge.ts'
@@ -226,10 +236,17 @@ export class Explainer {
         const attempt = step.job?.attempts.find(isLive)
         return attempt === undefined
           ? `${name} is about to start`
-          : `${name} does not wait: it is ${attempt.state} on ${runnerOf(attempt).name}`
+          : `${name} does not wait: it is ${attempt.state} on ${runnerOf(attempt).name}${slotsText(step, attempt)}`
       }
     }
   }
+}
+
+/** How many processors it has, where a person said how many. */
+function slotsText({ job }: Step, { allotted }: Attempt): string {
+  const slots = job === undefined ? undefined : slotsOfSteps(job.waiters)
+  if (slots === undefined) return ''
+  return `, with ${allotted} of the ${plural(slots.cpus, 'processor')} that ${slots.by} wants it to have`
 }
 
 /** How long the step has waited: for a node, or since it was submitted where it waits for something else. */

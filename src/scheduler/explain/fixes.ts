@@ -142,6 +142,8 @@ function relaxed(step: Step, verdict: Verdict, most: number): Fix | undefined {
         ? undefined
         : { text: `lower needs.cpus to ${most} or less`, how: placeOf(step, 'cpus') }
     case 'isolation':
+      // Without its image it would be another job.
+      if (verdict.want.includes('image')) return undefined
       return {
         text: 'set sealed = false, if a build without walls will do',
         how: placeOf(step, 'sealed'),

@@ -1,7 +1,9 @@
 /** Where waiting jobs stand in the order, and what the choice of nodes keeps them waiting for on purpose. */
+import { plural } from '../../base/units.ts'
 import { compareItems, type Aside, type Item, type JobClass } from '../classes.ts'
 import type { Core } from '../core.ts'
-import type { Job, NodeEntry, WaitReason } from '../model.ts'
+import { canStart } from '../match.ts'
+import type { Job, NodeEntry, Step, WaitReason } from '../model.ts'
 import { compareRank } from '../rank.ts'
 import type { ClassViews } from './class-view.ts'
 import { about } from './words.ts'
@@ -56,7 +58,26 @@ export class Order {
         text: `${reservation.node.record.name} is kept free for it${inMs > 0 ? `, and expected to have room in about ${about(inMs)}` : ''}`,
       }
     }
-    return place?.outranking === undefined ? undefined : this.#shareReason(item, place)
+    if (place?.outranking !== undefined) return this.#shareReason(item, place)
+    return this.#claimReason(item)
+  }
+
+  /** What is free is kept for a job that runs there. */
+  #claimReason({ home: { requirement, cut, avoid } }: Item): WaitReason | undefined {
+    for (const { node, cpus, attempt, claim } of this.#core.allotments.keptFor()) {
+      if (cut.has(node.peerId) || avoid.has(node.peerId) || !canStart(requirement, node)) continue
+      const [step] = [...attempt.job.waiters, ...attempt.job.shownBy]
+      const { name, id } = step === undefined ? { name: '', id: '' } : nameOf(step)
+      const why =
+        claim === 'person'
+          ? `${step?.slots?.by ?? 'somebody'} set how many it has`
+          : 'its request would end later otherwise'
+      return {
+        class: 'reserved',
+        text: `the next ${plural(cpus, 'processor')} of ${node.record.name} ${cpus === 1 ? 'goes' : 'go'} to ${name} (${id}), which runs there: ${why}`,
+      }
+    }
+    return undefined
   }
 
   /** When what it waits for on purpose is expected; undefined where it waits for its turn. */
@@ -177,3 +198,8 @@ function asideReason({ kind, node, untilMs, atMs }: Aside, nowMs: number): WaitR
       }
   }
 }
+
+const nameOf = ({ id, derivation }: Step): { readonly name: string; readonly id: string } => ({
+  name: derivation.name,
+  id,
+})

@@ -112,8 +112,8 @@ export class Reasons {
 
   /** What keeps the inputs of the job from the node. */
   obstacleOf(job: Job, requirement: Requirement, node: NodeEntry): Obstacle | undefined {
-    const system = environmentFor(requirement, node)?.system
-    return system === undefined ? undefined : this.#core.reach.obstacle(job, node, system)
+    const environment = environmentFor(requirement, node)
+    return environment === undefined ? undefined : this.#core.reach.obstacle(job, node, environment)
   }
 
   holdersText({ holders }: Obstacle, nowMs: number): string {
@@ -167,7 +167,9 @@ export class Reasons {
   #whereabouts(step: Step, wallMs: number): string {
     const attempt = step.job?.attempts.find(isLive)
     if (attempt === undefined) return step.phase === 'open' ? 'waiting' : 'not started'
-    const { durationMs, sampleCount } = this.#core.state.estimates.of(step.derivation)
+    const { estimates } = this.#core.state
+    const isEmulated = attempt.machine !== undefined
+    const { durationMs, sampleCount } = estimates.of(step.derivation, isEmulated)
     const speed = this.#core.nodes.get(runnerOf(attempt).peerId)?.speed ?? 1
     const progress = progressText(
       Math.max(0, wallMs - attempt.startedAtWall),
