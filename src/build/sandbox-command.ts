@@ -7,8 +7,9 @@
  */
 import { constants } from 'node:os'
 import { join } from 'node:path'
-import type { BuildEnd, BuildSpec, SandboxChoice } from './executor-protocol.ts'
-import { INNER_ID, placesOf, type HostLayout, type Place } from './sandbox-layout.ts'
+import type { BuildEnd, BuildSpec, ImageRoot, SandboxChoice } from './executor-protocol.ts'
+import { SCRIPT_DESCRIPTORS } from './jobs/build-jobs.ts'
+import { CHANGES, INNER_ID, placesOf, type HostLayout, type Place } from './sandbox-layout.ts'
 
 export interface SandboxCommand {
   readonly command: string
@@ -23,30 +24,56 @@ export interface SandboxCommand {
   }[]
 }
 
+interface Inside {
+  readonly places: readonly Place[]
+  readonly inherited: string | undefined
+}
+
 /** `sandbox.method` is not `none`. */
 export function sandboxCommand(
   sandbox: SandboxChoice,
   layout: HostLayout,
   spec: BuildSpec,
+  /** A FIFO in the sandbox to be open in the build at descriptors that its tools are told of. */
+  inherited?: string,
 ): SandboxCommand {
   const places = placesOf(layout, spec)
   switch (sandbox.method) {
     case 'helper':
-      return helperCommand(sandbox.program, layout, spec, places)
+      return helperCommand(sandbox.program, layout, spec, { places, inherited })
     case 'bwrap':
-      return bwrapCommand(sandbox.program, layout, spec, places)
+      return bwrapCommand(sandbox.program, layout, spec, { places, inherited })
     case 'unshare':
-      return unshareCommand(sandbox.program, layout, spec, places)
+      return unshareCommand(sandbox.program, layout, spec, { places, inherited })
     case 'none':
       throw new Error('there is no sandbox on this machine')
   }
+}
+
+/** For a person at a terminal, whose process `parentPid` starts it. The sandbox is the helper. */
+export function shellCommand(
+  sandbox: SandboxChoice,
+  layout: HostLayout,
+  spec: BuildSpec,
+  parentPid: number,
+): { readonly program: string; readonly input: string } {
+  const inside = { places: placesOf(layout, spec), inherited: undefined }
+  const how = { parentPid, isTerminal: true }
+  const { command, input } = helperCommand(sandbox.program, layout, spec, inside, how)
+  return { program: command, input }
+}
+
+/** A script that does what the builder was started with. */
+export function shellScript(argv: readonly string[]): string {
+  return `exec ${argv.map(quote).join(' ')}\n`
 }
 
 function helperCommand(
   program: string,
   layout: HostLayout,
   spec: BuildSpec,
-  places: readonly Place[],
+  { places, inherited }: Inside,
+  { parentPid, isTerminal } = { parentPid: process.pid, isTerminal: false },
 ): SandboxCommand {
   const words = [
     'uid',
@@ -54,13 +81,16 @@ function helperCommand(
     'gid',
     `${layout.gid}`,
     'parent',
-    `${process.pid}`,
+    `${parentPid}`,
     'root',
     layout.root,
     'cwd',
     spec.cwd,
   ]
   if (spec.network) words.push('network')
+  if (isTerminal) words.push('terminal')
+  if (inherited !== undefined) words.push('jobserver', inherited)
+  if (spec.image !== undefined) words.push(...imageWords(spec, spec.image))
   for (const { kind, from, at } of places) words.push(kind, from, at)
   for (const arg of spec.argv) words.push('arg', arg)
   for (const [name, value] of Object.entries(spec.env)) words.push('env', `${name}=${value}`)
@@ -68,11 +98,20 @@ function helperCommand(
   return { command: program, args: [], input: words.join('\0'), files: [] }
 }
 
+function imageWords({ directory }: BuildSpec, { layers, is32Bit, emulator }: ImageRoot): string[] {
+  const words = layers.flatMap((layer) => ['layer', layer])
+  words.push('changes', join(directory, CHANGES))
+  if (is32Bit === true) words.push('linux32')
+  if (emulator !== undefined)
+    words.push('emulator', emulator.program, 'binary', emulator.binary, 'flags', emulator.flags)
+  return words
+}
+
 function bwrapCommand(
   program: string,
   layout: HostLayout,
   spec: BuildSpec,
-  places: readonly Place[],
+  { places, inherited }: Inside,
 ): SandboxCommand {
   const asRoot = layout.uid !== process.geteuid?.()
   const args = [
@@ -105,6 +144,7 @@ function bwrapCommand(
   const verbs = {
     dir: '--ro-bind',
     file: '--ro-bind',
+    default: '--ro-bind',
     rw: '--bind',
     dev: '--dev-bind',
     link: '--symlink',
@@ -121,7 +161,7 @@ function bwrapCommand(
     ],
     input: '',
     files: [
-      { name: 'run.sh', content: runScript(spec), fd: 4 },
+      { name: 'run.sh', content: runScript(spec, inherited), fd: 4 },
       { name: 'bwrap.args', content: args.map((arg) => `${arg}\0`).join(''), fd: 5 },
     ],
   }
@@ -131,7 +171,7 @@ function unshareCommand(
   program: string,
   layout: HostLayout,
   spec: BuildSpec,
-  places: readonly Place[],
+  { places, inherited }: Inside,
 ): SandboxCommand {
   const asRoot = layout.uid !== process.geteuid?.()
   const inputs = new Set(spec.inputs.map((input) => input.path))
@@ -207,7 +247,7 @@ function unshareCommand(
     args,
     input: '',
     files: [
-      { name: 'run.sh', content: runScript(spec), fd: 4 },
+      { name: 'run.sh', content: runScript(spec, inherited), fd: 4 },
       { name: 'setup.sh', content: `${script.join('\n')}\n` },
       ...rounds.map((round, at) => ({
         name: `fstab-${at}`,
@@ -261,20 +301,24 @@ function sealArgs(layout: HostLayout, asRoot: boolean): string[] {
 }
 
 /** Looks the builder up, runs it with exactly the environment of the specification, and reports. */
-function runScript(spec: BuildSpec): string {
+function runScript(spec: BuildSpec, inherited: string | undefined): string {
   const [builder = '', ...args] = spec.argv
   const path = spec.env['PATH'] ?? '/usr/bin:/bin'
   const candidates = builder.includes('/')
     ? [builder]
     : path.split(':').map((directory) => `${directory === '' ? '.' : directory}/${builder}`)
   const env = Object.entries(spec.env).map(([name, value]) => quote(`${name}=${value}`))
+  const opened =
+    inherited === undefined
+      ? ''
+      : SCRIPT_DESCRIPTORS.map((fd) => ` ${fd}<>${quote(inherited)}`).join('')
   return [
     'ulimit -Sn 1024 2>/dev/null',
     'found=',
     `for path in ${candidates.map(quote).join(' ')}; do if [ -f "$path" ] && [ -x "$path" ]; then found=$path; break; fi; done`,
     `if [ -z "$found" ]; then printf 'builder %s: not found or not executable\\n' ${quote(builder.replaceAll(/[\n\r]/g, '?'))} >&3; exit 127; fi`,
     'echo begun >&3',
-    `/usr/bin/env -i -- ${env.join(' ')} "$found" ${args.map(quote).join(' ')} 3>&- 4>&- 5>&-`,
+    `/usr/bin/env -i -- ${env.join(' ')} "$found" ${args.map(quote).join(' ')} 3>&- 4>&- 5>&-${opened}`,
     '{ echo "exited $?"; times; } >&3',
     '',
   ].join('\n')
@@ -311,6 +355,7 @@ function fstabLine({ kind, from }: Place, at: string, asRoot: boolean): string {
   const options = {
     dir: 'ro,nosuid,nodev',
     file: 'ro,nosuid,nodev',
+    default: 'ro,nosuid,nodev',
     rw: 'nosuid,nodev',
     dev: 'nosuid,noexec',
     link: '',

@@ -21,7 +21,8 @@ import type { BuildSpec } from './executor-protocol.ts'
 
 /** In the order in which they are made, links last: then no mount can go through a link. */
 export interface Place {
-  readonly kind: 'dir' | 'file' | 'rw' | 'dev' | 'link'
+  /** `default`: a file, unless an image has something there. */
+  readonly kind: 'dir' | 'file' | 'default' | 'rw' | 'dev' | 'link'
   /** Path on the host; for a link its target. */
   readonly from: string
   /** Path in the sandbox. */
@@ -33,6 +34,9 @@ export interface HostLayout {
   /** An empty directory to mount the new root on. */
   readonly root: string
   readonly tools: readonly Place[]
+  /** Made-up files of /etc. */
+  readonly etc: readonly Place[]
+  readonly devices: readonly Place[]
   /** What only a build with network sees. */
   readonly network: readonly Place[]
   /** Who builds are outside of their user namespace: an unprivileged identity of its own when we are root. */
@@ -77,6 +81,8 @@ const ETC = {
 export const CONTROL = 'control'
 /** Directories of an attempt that its build may write. */
 export const WRITABLE = ['work', 'out', 'home', 'tmp'] as const
+/** Directory of an attempt for what its build changes in its image. */
+export const CHANGES = 'changes'
 
 /** Looks at the host and writes the made-up files of /etc below `directory`. */
 export async function readHostLayout(directory: string): Promise<HostLayout> {
@@ -85,16 +91,17 @@ export async function readHostLayout(directory: string): Promise<HostLayout> {
   await mkdir(root, { recursive: true })
   await mkdir(etc, { recursive: true, mode: 0o755 })
   const tools: Place[] = []
+  const made: Place[] = []
   const fresh = await mkdtemp(join(directory, 'etc-'))
   for (const [name, content] of Object.entries(ETC)) {
     // By rename: a build of an earlier executor may have the old file mounted.
     await writeFile(join(fresh, name), content, { mode: 0o644 })
     await rename(join(fresh, name), join(etc, name))
-    tools.push({ kind: 'file', from: join(etc, name), at: `/etc/${name}` })
+    made.push({ kind: 'file', from: join(etc, name), at: `/etc/${name}` })
   }
   await rmdir(fresh)
   for (const path of TOOLS) tools.push(...(await hostPlace(path)))
-  for (const name of DEVICES) tools.push({ kind: 'dev', from: `/dev/${name}`, at: `/dev/${name}` })
+  const devices = DEVICES.map((name) => deviceAt(`/dev/${name}`))
   const network: Place[] = []
   for (const path of NETWORK) {
     const place = (await hostPlace(path))[0]
@@ -110,12 +117,17 @@ export async function readHostLayout(directory: string): Promise<HostLayout> {
       })
     } else network.push(place)
   }
-  return { root, tools, network, ...outerIds() }
+  return { root, tools, etc: made, devices, network, ...outerIds() }
 }
 
 /** Every place of one build, in order. */
 export function placesOf(layout: HostLayout, spec: BuildSpec): Place[] {
-  const places: Place[] = [...layout.tools, ...(spec.network ? layout.network : [])]
+  const places: Place[] =
+    spec.image === undefined
+      ? [...layout.etc, ...layout.tools, ...layout.devices]
+      : [...layout.etc.map(besideImage), ...layout.devices]
+  for (const path of spec.devices ?? []) places.push(deviceAt(path))
+  if (spec.network) places.push(...layout.network)
   for (const name of WRITABLE)
     places.push({ kind: 'rw', from: join(spec.directory, name), at: `/build/${name}` })
   places.push({ kind: 'rw', from: join(spec.directory, 'tmp'), at: '/tmp' })
@@ -128,7 +140,7 @@ export function placesOf(layout: HostLayout, spec: BuildSpec): Place[] {
         : { kind: source.kind, from: source.hostPath, at: path },
     )
   places.push(
-    { kind: 'link', from: '/tmp', at: '/var/tmp' },
+    ...(spec.image === undefined ? [VAR_TMP] : []),
     { kind: 'link', from: '/proc/self/fd', at: '/dev/fd' },
     { kind: 'link', from: '/proc/self/fd/0', at: '/dev/stdin' },
     { kind: 'link', from: '/proc/self/fd/1', at: '/dev/stdout' },
@@ -139,6 +151,15 @@ export function placesOf(layout: HostLayout, spec: BuildSpec): Place[] {
     ...places.filter((place) => place.kind === 'link'),
   ]
 }
+
+/** An image has its own; the build may write in it. */
+const VAR_TMP: Place = { kind: 'link', from: '/tmp', at: '/var/tmp' }
+
+const deviceAt = (path: string): Place => ({ kind: 'dev', from: path, at: path })
+
+/** Names of hosts are those of the sandbox; of users and groups an image may have its own. */
+const besideImage = (place: Place): Place =>
+  place.at === '/etc/hosts' ? place : { ...place, kind: 'default' }
 
 async function hostPlace(path: string): Promise<Place[]> {
   const found = await lstat(path).catch(ignoreAbsent)
@@ -153,7 +174,7 @@ function ignoreAbsent(error: unknown): undefined {
 }
 
 /** Where this process is root, an identity without rights that the current user namespace knows. */
-function outerIds(): { uid: number; gid: number } {
+export function outerIds(): { uid: number; gid: number } {
   const uid = process.geteuid?.() ?? 0
   const gid = process.getegid?.() ?? 0
   if (uid !== 0) return { uid, gid }

@@ -5,14 +5,26 @@
  * namespaces in too many ways. What ran the trial works; what did not is told with its exact error.
  */
 import { execFile } from 'node:child_process'
-import { access, copyFile, mkdir, mkdtemp, readdir, readFile, rename } from 'node:fs/promises'
-import { join } from 'node:path'
+import {
+  access,
+  chmod,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  writeFile,
+} from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Clock } from '../base/clock.ts'
 import { hasCode, messageOf } from '../base/errors.ts'
 import { sha256 } from '../wire/digest.ts'
 import { removeTree } from '../files/workers/remove-job.ts'
-import type { BuildSpec, SandboxChoice, SandboxForbid } from './executor-protocol.ts'
+import type { BuildOutcome, BuildSpec, SandboxChoice, SandboxForbid } from './executor-protocol.ts'
+import { systemOfKernel } from './probe/systems.ts'
+import { ELF_KINDS, makeTrialProgram, TRIAL_EXIT } from './probe/trial-program.ts'
 import { PipePool } from './pipe-pool.ts'
 import { RunningBuild } from './running-build.ts'
 import { readHostLayout, type HostLayout } from './sandbox-layout.ts'
@@ -22,11 +34,18 @@ const COMPILE_MS = 60_000
 const TRIAL_MS = 20_000
 const COMPILERS = ['cc', 'gcc', 'clang'] as const
 const SOURCE = join(import.meta.dirname, 'sandbox', 'mesh-sandbox.c')
-/** Exits 0 only where the identity is right, and neither the tools nor the root can be written. */
+/** The helper, and what is included in it. */
+const SOURCES = [SOURCE, join(import.meta.dirname, 'sandbox', 'mesh-filter.c')]
+const UNFILTERED_EXIT = 6
+/**
+ * Exits 0 only where the identity is right, and neither the tools nor the root can be written; with
+ * UNFILTERED_EXIT where all that is so and no system call is refused.
+ */
 const TRIAL = `[ "$(id -u)" = 1000 ] || exit 2
 if (: > /usr/.mesh) 2>/dev/null || (: > /.mesh) 2>/dev/null; then exit 3; fi
 [ ! -e /root/. ] && [ ! -e /home ] || exit 4
-echo yes > /build/out/out || exit 5`
+echo yes > /build/out/out || exit 5
+if chmod 4755 /build/out/out 2>/dev/null; then exit ${UNFILTERED_EXIT}; fi`
 
 /** Where the sandbox keeps its own files below the data directory. */
 export const sandboxDirectory = (dataDirectory: string): string => join(dataDirectory, 'sandbox')
@@ -60,8 +79,9 @@ export async function probeSandbox(
         continue
       }
       const choice = { method, program, reasons }
-      await tryOut({ ...deps, pipes, sandbox: choice, layout }, directory)
-      return choice
+      const trial = { ...deps, pipes, sandbox: choice, layout }
+      const isFiltered = await tryOut(trial, directory)
+      return { ...choice, isFiltered, imageProblem: await problemOfImages(trial, directory) }
     } catch (error) {
       reasons.push(
         `${method}: ${messageOf(error)
@@ -70,13 +90,36 @@ export async function probeSandbox(
       )
     }
   }
-  return { method: 'none', program: '', reasons }
+  return { method: 'none', program: '', reasons, imageProblem: 'there is no sandbox' }
+}
+
+/** Enters an image that has one program; undefined where it ran. */
+async function problemOfImages(deps: TrialDeps, directory: string): Promise<string | undefined> {
+  if (deps.sandbox.method !== 'helper') return `the sandbox ${deps.sandbox.method} has no images`
+  const kind = ELF_KINDS.get(systemOfKernel())
+  if (kind === undefined) return `no trial program for ${systemOfKernel()}`
+  const attempt = await mkdtemp(join(directory, 'trial-'))
+  const layer = await mkdtemp(join(directory, 'trial-'))
+  try {
+    await chmod(layer, 0o755)
+    await writeFile(join(layer, 'trial'), makeTrialProgram(kind), { mode: 0o755 })
+    const { end } = await runTrial(deps, attempt, {
+      isolation: 'image',
+      image: { layers: [layer] },
+      argv: ['/trial'],
+    })
+    if (end.kind === 'exited' && end.code === TRIAL_EXIT) return undefined
+    return 'message' in end ? end.message : `the trial ended as ${JSON.stringify(end)}`
+  } finally {
+    await removeTree(attempt)
+    await removeTree(layer)
+  }
 }
 
 /** The program in `<directory>/<sha256 of its source>`, compiled when it is not there yet. */
 async function compileHelper(directory: string): Promise<string> {
-  const source = await readFile(SOURCE)
-  const home = join(directory, sha256(source))
+  const sources = await Promise.all(SOURCES.map((path) => readFile(path)))
+  const home = join(directory, sha256(Buffer.concat(sources)))
   const program = join(home, 'mesh-sandbox')
   try {
     await access(program)
@@ -92,7 +135,7 @@ async function compileHelper(directory: string): Promise<string> {
   // Two at once compile in two directories; the last rename wins, with the same program.
   const temporary = await mkdtemp(join(directory, 'compile-'))
   try {
-    await copyFile(SOURCE, join(temporary, 'mesh-sandbox.c'))
+    for (const path of SOURCES) await copyFile(path, join(temporary, basename(path)))
     await promisify(execFile)(compiler, ['-O2', '-o', 'mesh-sandbox', 'mesh-sandbox.c'], {
       cwd: temporary,
       env: { PATH: SEARCH_PATH, LC_ALL: 'C' },
@@ -106,32 +149,44 @@ async function compileHelper(directory: string): Promise<string> {
   return program
 }
 
-async function tryOut(
-  deps: {
-    readonly clock: Clock
-    readonly pipes: PipePool
-    readonly sandbox: SandboxChoice
-    readonly layout: HostLayout
-  },
+interface TrialDeps {
+  readonly clock: Clock
+  readonly pipes: PipePool
+  readonly sandbox: SandboxChoice
+  readonly layout: HostLayout
+}
+
+function runTrial(
+  deps: TrialDeps,
   directory: string,
-): Promise<void> {
+  what: Pick<BuildSpec, 'isolation' | 'argv' | 'image'>,
+): Promise<BuildOutcome> {
+  const spec: BuildSpec = {
+    ...what,
+    attempt: 'trial',
+    directory,
+    env: { PATH: '/usr/bin:/bin' },
+    cwd: '/build/work',
+    inputs: [{ path: '/build/in/trial', source: { kind: 'file', hostPath: SOURCE } }],
+    network: false,
+    limits: { timeoutMs: TRIAL_MS, maxSilentMs: TRIAL_MS, maxLogBytes: 64 * 1024 },
+  }
+  return new RunningBuild(deps, spec, () => {}).outcome
+}
+
+/** Whether system calls are refused. Throws where the walls do not hold. */
+async function tryOut(deps: TrialDeps, directory: string): Promise<boolean> {
   const attempt = await mkdtemp(join(directory, 'trial-'))
   try {
-    const spec: BuildSpec = {
-      attempt: 'trial',
+    const { end } = await runTrial(deps, attempt, {
       isolation: 'namespace',
-      directory: attempt,
       argv: ['/bin/sh', '-c', TRIAL],
-      env: { PATH: '/usr/bin:/bin' },
-      cwd: '/build/work',
-      inputs: [{ path: '/build/in/trial', source: { kind: 'file', hostPath: SOURCE } }],
-      network: false,
-      limits: { timeoutMs: TRIAL_MS, maxSilentMs: TRIAL_MS, maxLogBytes: 64 * 1024 },
-    }
-    const { end } = await new RunningBuild(deps, spec, () => {}).outcome
+    })
     if (end.kind !== 'exited')
       throw new Error('message' in end ? end.message : `the trial ended as ${JSON.stringify(end)}`)
-    if (end.code !== 0) throw new Error(`the trial's walls do not hold: exit ${end.code}`)
+    if (end.code !== 0 && end.code !== UNFILTERED_EXIT)
+      throw new Error(`the trial's walls do not hold: exit ${end.code}`)
+    return end.code === 0
   } finally {
     await removeTree(attempt)
   }

@@ -1,8 +1,10 @@
 /** What `mesh nodes` and `mesh nodes show` print: the tree of nodes with their states and reasons. Pure. */
 import type { JobView, NodeView } from '../wire/api.ts'
+import type { PolicyView } from '../wire/policy.ts'
 import { formatDuration, formatSize, plural } from '../base/units.ts'
 import { printableLine } from './text/style.ts'
 import { table, type Column } from './text/table.ts'
+import { environmentTexts, systemsText } from './environment-view.ts'
 import { attemptTime, since, type ViewOptions } from './query-views.ts'
 
 /** Problems first. */
@@ -58,7 +60,7 @@ export function nodeLines(nodes: readonly NodeView[], options: ViewOptions): str
       spare: 2,
       cell: ({ node }) => (node.speed === undefined ? '' : node.speed.toFixed(2)),
     },
-    { header: 'SYSTEMS', spare: 1, cell: ({ node }) => systemsOf(node).join(',') },
+    { header: 'SYSTEMS', spare: 1, cell: ({ node }) => systemsText(node.environments) },
     { header: 'SEALED', spare: 4, cell: ({ node }) => sealed(node) },
     {
       header: 'MEM FREE',
@@ -77,10 +79,6 @@ export function nodeLines(nodes: readonly NodeView[], options: ViewOptions): str
   ]
   return table(columns, placed, options)
 }
-
-const systemsOf = ({ environments }: NodeView): string[] => [
-  ...new Set(environments.map(({ system }) => system)),
-]
 
 function sealed({ environments }: NodeView): string {
   if (environments.length === 0) return '-'
@@ -111,8 +109,17 @@ function nodeNote(node: NodeView, options: ViewOptions): string {
   // A node that tells its drain in its own note as well need not say it twice.
   if (node.note !== '' && !(drain !== undefined && node.note.includes(drain.reason)))
     parts.unshift(node.note)
+  if (!isGone(node)) parts.push(...restrictionNote(node.policy))
   return parts.join('; ')
 }
+
+/** `2 of 16 cpus: ann is at the machine (tty2, idle 4 s); until 18:00`. */
+const policyText = ({ cpus, of, reason }: PolicyView): string =>
+  `${cpus} of ${plural(of, 'cpu')}: ${reason}`
+
+/** What of a policy is worth saying in a list: that less than all is for builds. */
+export const restrictionNote = (policy: PolicyView | undefined): string[] =>
+  policy === undefined || policy.cpus >= policy.of ? [] : [policyText(policy)]
 
 function inTime(iso: string, { nowWallMs }: ViewOptions): string {
   const leftMs = Date.parse(iso) - nowWallMs
@@ -186,6 +193,9 @@ export function nodeShowLines(
     ['version', [node.versions.mesh, ...node.versions.protocols].join('  ')],
     ['last seen', `${since(node.lastSeenAt, options)} ago`],
     ['cpus', `${allocated.cpus} of ${capacity.cpus} in use`],
+    ...(node.policy === undefined
+      ? []
+      : [['policy', `${node.policy.name}, ${policyText(node.policy)}`] satisfies [string, string]]),
     ['memory', `${of(allocated.memoryBytes, capacity.memoryBytes)} in use`],
     ['disk', `${of(allocated.diskBytes, capacity.diskBytes)} in use`],
   ]
@@ -194,12 +204,13 @@ export function nodeShowLines(
   return [
     printableLine(node.name),
     ...facts.map(([name, text]) => `  ${name.padEnd(11)}${printableLine(text)}`),
-    ...node.environments.flatMap((environment) => [
-      `  ${'runs'.padEnd(11)}${printableLine(`${environment.system} ${environment.isolation} ${environment.label}`)}`,
-      ...(environment.features.length > 0
-        ? [`  ${''.padEnd(11)}features ${printableLine(environment.features.join(', '))}`]
-        : []),
-    ]),
+    ...environmentTexts(node.environments).map(
+      (text) => `  ${'runs'.padEnd(11)}${printableLine(text)}`,
+    ),
+    ...(node.facts ?? []).map(
+      ({ name, value, source, how }) =>
+        `  ${'fact'.padEnd(11)}${printableLine(`${name} = ${value} (${source}: ${how})`)}`,
+    ),
     '',
     ...runningLines(node, jobs, options),
   ]

@@ -8,8 +8,17 @@
  *   parent PID            the executor: the build does not outlive it
  *   root DIR              an empty directory of the host to mount the new root on
  *   network               keep the host's network
+ *   layer DIR             a directory to see as the root, the uppermost first (else the root is empty)
+ *   changes DIR           with layers: an empty directory for what the build changes in them
+ *   terminal              a person sits at it: it stays in their session, and ^C is for what runs in it
+ *   linux32               tell the build that the kernel has 32 bits
+ *   emulator PROGRAM      a static interpreter of the host's, with
+ *   binary FORMAT         what it interprets: `offset:magic:mask` as binfmt_misc takes it, and
+ *   flags FLAGS           how it is called, as binfmt_misc takes them
  *   cwd PATH
+ *   jobserver PATH        a FIFO in the new root, to be open in the build at JOBSERVER_FDS
  *   dir HOST PATH         read-only directory        file HOST PATH   read-only file
+ *   default HOST PATH     like file, unless a layer has something there
  *   rw HOST PATH          writable directory         dev HOST PATH    device
  *   link TARGET PATH      symbolic link (made after all mounts, so that no mount goes through one)
  *   arg STRING, env NAME=VALUE
@@ -43,6 +52,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -68,6 +78,7 @@
 #define ATTR_NOSUID 2u
 #define ATTR_NODEV 4u
 #define ATTR_NOEXEC 8u
+#define ATTR_IDMAP 0x00100000u
 struct attributes {
 	uint64_t set, clear, propagation, userns;
 };
@@ -76,7 +87,10 @@ struct attributes {
 #define STATUS_FD 3
 #define SPEC_BYTES_MAX (256u * 1024 * 1024)
 #define PATH_BYTES_MAX 4096u
+#define LAYERS_MAX 8
 #define OPEN_FILES_SOFT 1024u
+/* Far from those that scripts use themselves; src/build/jobs/build-jobs.ts tells tools of the same. */
+static const int JOBSERVER_FDS[] = {198, 199};
 
 struct spec {
 	char *bytes;
@@ -84,8 +98,11 @@ struct spec {
 	uid_t uid;
 	gid_t gid;
 	pid_t parent;
-	const char *root, *cwd;
-	int network;
+	const char *root, *cwd, *jobserver;
+	int network, linux32, terminal;
+	const char *layers[LAYERS_MAX], *changes, *emulator, *binary, *flags;
+	int layer_count;
+	int id_map; /* as root: the user namespace through which layers are seen */
 	char **argv, **env;
 };
 
@@ -179,7 +196,19 @@ static const char *path_of(const char *path)
 
 static int is_mount(const char *key)
 {
-	return !strcmp(key, "dir") || !strcmp(key, "file") || !strcmp(key, "rw") || !strcmp(key, "dev") || !strcmp(key, "link");
+	return !strcmp(key, "dir") || !strcmp(key, "file") || !strcmp(key, "default") || !strcmp(key, "rw") || !strcmp(key, "dev") || !strcmp(key, "link");
+}
+
+/* Keys without a value. */
+static int is_flag(const char *key)
+{
+	return !strcmp(key, "network") || !strcmp(key, "linux32") || !strcmp(key, "terminal");
+}
+
+static void add_layer(struct spec *spec, const char *path)
+{
+	if (spec->layer_count == LAYERS_MAX) fail("the specification has more than %d layers", LAYERS_MAX);
+	spec->layers[spec->layer_count++] = path_of(path);
 }
 
 /* Reads until the executor closes its side for writing. */
@@ -213,8 +242,10 @@ static void parse_spec(struct spec *spec)
 	for (size_t at = 0;;) {
 		const char *key = next_string(spec, &at);
 		if (!strcmp(key, "end")) break;
-		if (!strcmp(key, "network")) {
-			spec->network = 1;
+		if (is_flag(key)) {
+			if (!strcmp(key, "network")) spec->network = 1;
+			else if (!strcmp(key, "linux32")) spec->linux32 = 1;
+			else spec->terminal = 1;
 			continue;
 		}
 		const char *value = next_string(spec, &at);
@@ -223,6 +254,12 @@ static void parse_spec(struct spec *spec)
 		else if (!strcmp(key, "parent")) spec->parent = (pid_t)number_of(value);
 		else if (!strcmp(key, "root")) spec->root = path_of(value);
 		else if (!strcmp(key, "cwd")) spec->cwd = path_of(value);
+		else if (!strcmp(key, "jobserver")) spec->jobserver = path_of(value);
+		else if (!strcmp(key, "layer")) add_layer(spec, value);
+		else if (!strcmp(key, "changes")) spec->changes = path_of(value);
+		else if (!strcmp(key, "emulator")) spec->emulator = path_of(value);
+		else if (!strcmp(key, "binary")) spec->binary = value;
+		else if (!strcmp(key, "flags")) spec->flags = value;
 		else if (!strcmp(key, "arg")) spec->argv[args++] = (char *)value;
 		else if (!strcmp(key, "env")) spec->env[envs++] = (char *)value;
 		else if (is_mount(key)) path_of(next_string(spec, &at));
@@ -230,6 +267,8 @@ static void parse_spec(struct spec *spec)
 	}
 	if (!has_uid || !has_gid || spec->parent == 0 || spec->root == NULL || spec->cwd == NULL || args == 0)
 		fail("the specification is not complete");
+	if ((spec->layer_count > 0) != (spec->changes != NULL) || (spec->emulator == NULL) != (spec->binary == NULL) || (spec->emulator == NULL) != (spec->flags == NULL))
+		fail("the specification has only some of the words that belong together");
 }
 
 /* ---- the new root ---- */
@@ -262,6 +301,21 @@ static int open_parent(int root, const char *path, const char **name)
 	return last_fd = at;
 }
 
+/* A layer may have anything where something is to be mounted: what is of another kind makes room. */
+static int make_room(int parent, const char *name, const char *path, mode_t type)
+{
+	struct stat stat;
+	if (fstatat(parent, name, &stat, AT_SYMLINK_NOFOLLOW) < 0) {
+		if (errno != ENOENT) fail_errno("stat %s", path);
+		return 0;
+	}
+	if ((stat.st_mode & S_IFMT) == type) return 1;
+	if (type != S_IFDIR && S_ISREG(stat.st_mode)) return 1;
+	if (S_ISDIR(stat.st_mode)) fail("the image has a directory at %s, where something else is needed", path);
+	check(unlinkat(parent, name, 0), "make room at %s", path);
+	return 0;
+}
+
 static void attach(int root, const char *host, const char *path, mode_t type, uint64_t flags)
 {
 	int tree = (int)syscall(NR_OPEN_TREE, AT_FDCWD, host, TREE_CLONE | TREE_CLOEXEC | TREE_RECURSIVE | TREE_NOFOLLOW);
@@ -274,7 +328,9 @@ static void attach(int root, const char *host, const char *path, mode_t type, ui
 		"mount_setattr %s (needs Linux 5.12)", host);
 	const char *name;
 	int parent = open_parent(root, path, &name);
-	if (type == S_IFDIR) {
+	if (make_room(parent, name, path, type)) {
+		/* It is mounted upon. */
+	} else if (type == S_IFDIR) {
 		if (mkdirat(parent, name, 0755) < 0 && errno != EEXIST) fail_errno("mkdir %s", path);
 	} else {
 		int fd = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
@@ -285,13 +341,21 @@ static void attach(int root, const char *host, const char *path, mode_t type, ui
 	close(tree);
 }
 
+static void attach_default(int root, const char *host, const char *path)
+{
+	const char *name;
+	struct stat stat;
+	int parent = open_parent(root, path, &name);
+	if (fstatat(parent, name, &stat, AT_SYMLINK_NOFOLLOW) < 0) attach(root, host, path, S_IFREG, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV);
+}
+
 /* Calls for each mount or link of the specification, links in a second round. */
 static void place_all(const struct spec *spec, int root, int links)
 {
 	for (size_t at = 0;;) {
 		const char *key = next_string(spec, &at);
 		if (!strcmp(key, "end")) return;
-		if (!strcmp(key, "network")) continue;
+		if (is_flag(key)) continue;
 		const char *host = next_string(spec, &at);
 		if (!is_mount(key)) continue;
 		const char *path = next_string(spec, &at);
@@ -299,14 +363,95 @@ static void place_all(const struct spec *spec, int root, int links)
 			if (!links) continue;
 			const char *name;
 			int parent = open_parent(root, path, &name);
+			if (make_room(parent, name, path, S_IFLNK)) check(unlinkat(parent, name, 0), "make room at %s", path);
 			check(symlinkat(host, parent, name), "link %s", path);
 		} else if (!links) {
 			if (!strcmp(key, "dir")) attach(root, host, path, S_IFDIR, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV);
 			else if (!strcmp(key, "file")) attach(root, host, path, S_IFREG, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV);
+			else if (!strcmp(key, "default")) attach_default(root, host, path);
 			else if (!strcmp(key, "rw")) attach(root, host, path, S_IFDIR, ATTR_NOSUID | ATTR_NODEV);
 			else attach(root, host, path, S_IFCHR, ATTR_NOSUID | ATTR_NOEXEC);
 		}
 	}
+}
+
+/*
+ * A user namespace in which the files of whom we are belong to the build: as root, layers are seen through
+ * it, for their files are root's, and the build is somebody else.
+ */
+static int open_id_map(const struct spec *spec)
+{
+	int go[2];
+	char path[64], map[64];
+	check(pipe2(go, O_CLOEXEC), "make a pipe");
+	pid_t pid = fork();
+	check(pid, "fork");
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		if (unshare(CLONE_NEWUSER) < 0 || write(go[1], "", 1) != 1) _exit(1);
+		for (;;) pause();
+	}
+	close(go[1]);
+	char ready;
+	if (read(go[0], &ready, 1) != 1) fail("a user namespace to map the owner of an image cannot be made");
+	close(go[0]);
+	snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
+	snprintf(map, sizeof map, "%u %u 1", geteuid(), spec->uid);
+	write_file(path, map);
+	snprintf(path, sizeof path, "/proc/%d/gid_map", pid);
+	snprintf(map, sizeof map, "%u %u 1", getegid(), spec->gid);
+	write_file(path, map);
+	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	check(fd, "open %s", path);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return fd;
+}
+
+/*
+ * Puts the layers on top of each other at `merged` below the working directory. What the build changes goes
+ * to `changes` and nowhere else; all that is in a layer is the build's own.
+ */
+static void mount_layers(const struct spec *spec)
+{
+	char options[256] = "lowerdir=";
+	struct attributes attributes = {.set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, .propagation = MS_PRIVATE};
+	int as_root = spec->id_map >= 0;
+	if (as_root) {
+		attributes.set |= ATTR_IDMAP;
+		attributes.userns = (uint64_t)spec->id_map;
+	}
+	for (int i = 0; i < spec->layer_count; i++) {
+		char name[8];
+		snprintf(name, sizeof name, "%d", i);
+		check(mkdir(name, 0755), "mkdir for a layer");
+		int tree = (int)syscall(NR_OPEN_TREE, AT_FDCWD, spec->layers[i], TREE_CLONE | TREE_CLOEXEC | TREE_NOFOLLOW);
+		check(tree, "open_tree %s", spec->layers[i]);
+		check(syscall(NR_MOUNT_SETATTR, tree, "", EMPTY_PATH, &attributes, sizeof attributes), "mount_setattr %s (an image needs Linux 5.19 and a file system that maps owners)", spec->layers[i]);
+		check(syscall(NR_MOVE_MOUNT, tree, "", AT_FDCWD, name, MOVE_FROM_EMPTY_PATH), "mount the layer %s", spec->layers[i]);
+		close(tree);
+		if (i > 0) strcat(options, ":");
+		strcat(options, name);
+	}
+	check(mkdir("changes", 0755), "mkdir for the changes");
+	check(mount(spec->changes, "changes", NULL, MS_BIND, NULL), "mount %s", spec->changes);
+	for (int i = 0; i < 2; i++) {
+		const char *name = i == 0 ? "changes/upper" : "changes/work";
+		check(mkdir(name, 0755), "mkdir %s/%s", spec->changes, name + 8);
+		if (as_root) check(chown(name, spec->uid, spec->gid), "chown %s", name);
+	}
+	strcat(options, ",upperdir=changes/upper,workdir=changes/work");
+	if (!as_root) strcat(options, ",userxattr");
+	check(mkdir("merged", 0755), "mkdir for the image");
+	check(mount("image", "merged", "overlay", MS_NOSUID | MS_NODEV, options), "mount the image (overlay, %s)", options);
+	check(chdir("merged"), "chdir to the image");
+}
+
+/* `/dev`, `/proc` and `/dev/shm`, where an image may have them. */
+static void make_directory(const char *path, mode_t mode)
+{
+	if (mkdir(path, mode) < 0 && errno != EEXIST) fail_errno("make /%s", path);
 }
 
 static void make_root(const struct spec *spec)
@@ -314,12 +459,14 @@ static void make_root(const struct spec *spec)
 	check(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make the mounts private");
 	check(mount("mesh", spec->root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64m"), "mount a tmpfs at %s", spec->root);
 	check(chdir(spec->root), "chdir %s", spec->root);
+	if (spec->layer_count > 0) mount_layers(spec);
 	int root = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	check(root, "open %s", spec->root);
 	umask(0);
 	place_all(spec, root, 0);
-	if (mkdir("proc", 0555) < 0 || (mkdir("dev", 0755) < 0 && errno != EEXIST) || mkdir("dev/shm", 0755) < 0)
-		fail_errno("make /proc and /dev/shm");
+	make_directory("proc", 0555);
+	make_directory("dev", 0755);
+	make_directory("dev/shm", 0755);
 	/* Before the old root goes: the kernel allows a new proc only where one is in full view already. */
 	check(mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "mount /proc");
 	check(mount("shm", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"), "mount /dev/shm");
@@ -327,6 +474,7 @@ static void make_root(const struct spec *spec)
 	check(syscall(SYS_pivot_root, ".", "."), "pivot_root");
 	check(umount2(".", MNT_DETACH), "detach the old root");
 	check(chdir("/"), "chdir /");
+	if (spec->layer_count > 0) return; /* what is written there goes with the build */
 	struct attributes attributes = {.set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV};
 	check(syscall(NR_MOUNT_SETATTR, AT_FDCWD, "/", 0u, &attributes, sizeof attributes), "make the root read-only");
 }
@@ -344,16 +492,35 @@ static void loopback_up(void)
 
 /* ---- rights ---- */
 
-static void enter_user_namespace(const struct spec *spec, int flags)
+static void enter_user_namespace(unsigned inner, uid_t uid, gid_t gid, int flags)
 {
 	char map[64];
 	check(unshare(CLONE_NEWUSER | flags), "unshare a user namespace");
 	write_file("/proc/self/setgroups", "deny");
-	snprintf(map, sizeof map, "%d %u 1", INNER_ID, spec->uid);
+	snprintf(map, sizeof map, "%u %u 1", inner, uid);
 	write_file("/proc/self/uid_map", map);
-	snprintf(map, sizeof map, "%d %u 1", INNER_ID, spec->gid);
+	snprintf(map, sizeof map, "%u %u 1", inner, gid);
 	write_file("/proc/self/gid_map", map);
 }
+
+/*
+ * Lets the kernel run the build's foreign programs by the emulator: for this user namespace alone, with a
+ * file that is opened now, so that the build does not see it (Linux 6.7).
+ */
+static void register_emulator(const struct spec *spec, int emulator)
+{
+	char line[1024];
+	int length = snprintf(line, sizeof line, ":mesh:M:%s:/proc/self/fd/%d:%s", spec->binary, emulator, spec->flags);
+	if (length < 0 || (size_t)length >= sizeof line) fail("the format of foreign programs is too long");
+	check(mount("binfmt_misc", "/proc/sys/fs/binfmt_misc", "binfmt_misc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL),
+		"mount binfmt_misc in a user namespace (needs Linux 6.7)");
+	write_file("/proc/sys/fs/binfmt_misc/register", line);
+	struct attributes attributes = {.set = ATTR_RDONLY}; /* its files are those of whom the build is outside */
+	check(syscall(NR_MOUNT_SETATTR, AT_FDCWD, "/proc/sys/fs/binfmt_misc", 0u, &attributes, sizeof attributes), "make binfmt_misc read-only");
+	close(emulator);
+}
+
+#include "mesh-filter.c"
 
 /* Gives up all capabilities for ever, here and after any exec. */
 static void drop_rights(void)
@@ -367,6 +534,7 @@ static void drop_rights(void)
 	struct __user_cap_data_struct none[2] = {{0}};
 	check(syscall(SYS_capset, &head, none), "drop the capabilities");
 	check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs");
+	apply_filter();
 }
 
 static void limit(int resource, rlim_t soft)
@@ -379,10 +547,35 @@ static void limit(int resource, rlim_t soft)
 
 /* ---- the three processes ---- */
 
+/* make 4.2 and 4.3 take their tokens from inherited descriptors alone. */
+static void open_jobserver(const char *path)
+{
+	for (int i = 0; i < 2; i++) {
+		int fd = open(path, O_RDWR | O_CLOEXEC); /* never waits for another end */
+		check(fd, "open %s", path);
+		check(dup2(fd, JOBSERVER_FDS[i]), "place a descriptor of %s", path);
+		close(fd);
+	}
+}
+
+/* What a terminal sends to everybody in its foreground. */
+static void handle_terminal(void (*handler)(int))
+{
+	static const int signals[] = {SIGINT, SIGQUIT, SIGTSTP, SIGTTOU, SIGTTIN};
+	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) signal(signals[i], handler);
+}
+
 __attribute__((noreturn)) static void run_build(const struct spec *spec)
 {
-	check(setsid(), "setsid");
+	if (spec->terminal) {
+		/* A group that this pid namespace knows, for a shell gives the terminal back to the one it began with. */
+		check(setpgid(0, 0), "setpgid");
+		tcsetpgrp(STDIN_FILENO, getpid()); /* fails where there is no terminal, and is not needed there */
+		handle_terminal(SIG_DFL);
+	} else check(setsid(), "setsid");
+	if (spec->linux32) check(personality(PER_LINUX32), "set the personality linux32");
 	check(chdir(spec->cwd), "chdir %s", spec->cwd);
+	if (spec->jobserver != NULL) open_jobserver(spec->jobserver);
 	umask(022);
 	sigset_t none;
 	sigemptyset(&none);
@@ -395,6 +588,8 @@ __attribute__((noreturn)) static void run_build(const struct spec *spec)
 
 __attribute__((noreturn)) static void run_init(const struct spec *spec, int as_root, int lifeline)
 {
+	int emulator = -1;
+	if (spec->emulator != NULL) check(emulator = open(spec->emulator, O_RDONLY | O_CLOEXEC), "open %s", spec->emulator);
 	make_root(spec);
 	check(sethostname("mesh", 4), "sethostname");
 	check(setdomainname("(none)", 6), "setdomainname");
@@ -407,7 +602,13 @@ __attribute__((noreturn)) static void run_init(const struct spec *spec, int as_r
 		check(setresgid(spec->gid, spec->gid, spec->gid), "setresgid %u", spec->gid);
 		check(setresuid(spec->uid, spec->uid, spec->uid), "setresuid %u", spec->uid);
 		check(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "set dumpable"); /* else /proc/self is not ours */
-		enter_user_namespace(spec, 0);
+		if (emulator < 0) enter_user_namespace(INNER_ID, spec->uid, spec->gid, 0);
+	}
+	if (emulator >= 0) {
+		/* Root of a namespace of its own makes it known there; the build is in one below, which inherits it. */
+		enter_user_namespace(0, as_root ? spec->uid : INNER_ID, as_root ? spec->gid : INNER_ID, CLONE_NEWNS);
+		register_emulator(spec, emulator);
+		enter_user_namespace(INNER_ID, 0, 0, 0);
 	}
 	drop_rights();
 	check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "set not dumpable"); /* the build may not trace its init */
@@ -433,17 +634,20 @@ __attribute__((noreturn)) static void run_init(const struct spec *spec, int as_r
 
 int main(void)
 {
-	struct spec spec = {0};
+	struct spec spec = {.id_map = -1};
 	check(syscall(NR_CLOSE_RANGE, 3u, ~0u, CLOSE_ON_EXEC), "close_range (needs Linux 5.11)");
 	read_spec(&spec);
 	parse_spec(&spec);
+	if (spec.terminal) handle_terminal(SIG_IGN);
 	/* The session keyring of whoever started the daemon is none of the build's business. */
 	if (syscall(SYS_keyctl, 1 /* join a session keyring */, NULL) < 0 && errno != ENOSYS) fail_errno("leave the session keyring");
 
 	int as_root = spec.uid != geteuid();
 	int namespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | (spec.network ? 0 : CLONE_NEWNET);
+	/* While our children's ids are those of /proc. */
+	if (as_root && spec.layer_count > 0) spec.id_map = open_id_map(&spec);
 	if (as_root) check(unshare(namespaces), "unshare namespaces as root");
-	else enter_user_namespace(&spec, namespaces);
+	else enter_user_namespace(INNER_ID, spec.uid, spec.gid, namespaces);
 	check(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "set the parent-death signal");
 	if (getppid() != spec.parent) fail("the executor %d is gone", spec.parent);
 
@@ -459,6 +663,7 @@ int main(void)
 	struct rusage usage;
 	while (wait4(init, &status, 0, &usage) < 0)
 		if (errno != EINTR) fail_errno("wait for the init");
+	if (spec.terminal) tcsetpgrp(STDIN_FILENO, getpgrp());
 	long long cpu_us = 1000000LL * (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
 	tell("usage", "%lld %lld", cpu_us / 1000, 1024LL * usage.ru_maxrss);
 	return 0;
