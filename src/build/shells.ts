@@ -29,11 +29,8 @@ const SHELLS_MAX = 16
 const INPUTS_AT_ONCE = 8
 /** Nobody's limits: a person ends it. */
 const NO_LIMITS = { timeoutMs: 2 ** 31 - 1, maxSilentMs: 2 ** 31 - 1, maxLogBytes: 0 }
-/** Where the shell finds what its build was started with. */
-export const BUILDER_SCRIPT = '/build/home/builder.sh'
-
 /** How its user starts it: the program reads `input` from descriptor 3, a socket, and reports there. */
-export interface ShellCommand {
+interface ShellCommand {
   readonly program: string
   readonly input: string
 }

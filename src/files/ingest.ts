@@ -12,7 +12,7 @@ import type { Entry } from '../wire/tree.ts'
 import { PIECE_BYTES, readAt } from './file-io.ts'
 import { mapLimited, nextTurn } from './map-limited.ts'
 import { changed, kindOf, refused, unreadable } from './refusal.ts'
-import { walk } from './walk.ts'
+import { walk, type WalkOptions } from './walk.ts'
 
 /** Files up to this size are read with calls that block: three times as fast as awaiting each. */
 export const SMALL_FILE_BYTES = 64 * 1024
@@ -28,12 +28,7 @@ export interface IngestSink {
   tree(ref: BlobRef, bytes: Uint8Array): Promise<void>
 }
 
-export interface IngestOptions {
-  /**
-   * Globs of what to leave out, matched against the path under the root (`build/**`); one without `/`
-   * is matched against the name at any depth (`*.o`).
-   */
-  readonly exclude?: readonly string[]
+export interface IngestOptions extends WalkOptions {
   readonly signal?: AbortSignal
 }
 
@@ -69,7 +64,7 @@ export async function ingest(
   path: string,
   options: IngestOptions = {},
 ): Promise<Entry> {
-  const walking = walk(path, options.exclude)
+  const walking = walk(path, options)
   let step = walking.next()
   while (step.done !== true) {
     options.signal?.throwIfAborted()

@@ -32,10 +32,24 @@ type WalkStep =
   | undefined
 export type Walk<T = Entry> = Generator<WalkStep, T, readonly BlobRef[] | undefined>
 
-/** `exclude`: globs against the path under the root; those without `/` against the name at any depth. */
-export function* walk(path: string, exclude: readonly string[] = []): Walk {
+/** What was found below the root. */
+export interface Found {
+  readonly path: string
+  /** Under the root. */
+  readonly relative: string
+  readonly stat: BigIntStats
+}
+
+export interface WalkOptions {
+  /** Globs against the path under the root; those without `/` against the name at any depth. */
+  readonly exclude?: readonly string[] | undefined
+  /** True for what is not taken, although no glob excludes it. Asked before anything of it is read. */
+  readonly leaveOut?: ((found: Found) => boolean) | undefined
+}
+
+export function* walk(path: string, options: WalkOptions = {}): Walk {
   const stat = lstat(path)
-  if (stat.isDirectory()) return yield* walkDirectory({ path, relative: '', depth: 0 }, exclude)
+  if (stat.isDirectory()) return yield* walkDirectory({ path, relative: '', depth: 0 }, options)
   if (stat.isSymbolicLink()) return { kind: 'symlink', target: readTarget(path) }
   if (!stat.isFile()) throw refused(path, `is a ${kindOf(stat)}`)
   const [ref] = (yield { kind: 'files', paths: [path] }) ?? []
@@ -49,7 +63,8 @@ interface Place {
   readonly depth: number
 }
 
-function* walkDirectory({ path, relative, depth }: Place, exclude: readonly string[]): Walk {
+function* walkDirectory({ path, relative, depth }: Place, options: WalkOptions): Walk {
+  const { exclude = [], leaveOut } = options
   if (depth >= TREE_DEPTH_MAX) throw refused(path, `lies deeper than ${TREE_DEPTH_MAX} directories`)
   const names = list(path).filter((name) => !isExcluded(`${relative}${name}`, exclude))
   if (names.length > TREE_ENTRIES_MAX)
@@ -61,6 +76,7 @@ function* walkDirectory({ path, relative, depth }: Place, exclude: readonly stri
     if (at % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) yield undefined
     const child = join(path, name)
     const stat = lstat(child)
+    if (leaveOut?.({ path: child, relative: `${relative}${name}`, stat }) === true) continue
     if (stat.isDirectory()) directories.push(name)
     else if (stat.isSymbolicLink())
       entries.push({ name, entry: { kind: 'symlink', target: readTarget(child) } })
@@ -74,7 +90,7 @@ function* walkDirectory({ path, relative, depth }: Place, exclude: readonly stri
   }
   for (const name of directories) {
     const place = { path: join(path, name), relative: `${relative}${name}/`, depth: depth + 1 }
-    entries.push({ name, entry: yield* walkDirectory(place, exclude) })
+    entries.push({ name, entry: yield* walkDirectory(place, options) })
   }
   return yield* listing(path, entries)
 }

@@ -440,14 +440,11 @@ function ownLimit(step: Step, name: 'timeout' | 'silent' | 'log'): number {
 
 /** The log of an attempt that was begun and gave no result. */
 function logOf(outcome: FinishedAttempt['outcome'] | undefined): BlobRef | null {
-  switch (outcome?.kind) {
-    case 'failed':
-    case 'infrastructure':
-    case 'cancelled':
-      return outcome.log ?? null
-    default:
-      return null
-  }
+  const hasLog =
+    outcome?.kind === 'failed' ||
+    outcome?.kind === 'infrastructure' ||
+    outcome?.kind === 'cancelled'
+  return hasLog ? (outcome.log ?? null) : null
 }
 
 const ownOutputMax = ({ derivation }: Step): number => derivation.run.maxOutputBytes ?? Infinity

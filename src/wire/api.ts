@@ -609,7 +609,7 @@ export const ShellQuery = z.object({
     .string()
     .max(128 * 1024)
     .default('[]')
-    .transform((text): unknown => JSON.parse(text))
+    .transform((words): unknown => JSON.parse(words))
     .pipe(z.array(z.string()).max(SHELL_ARGS_MAX)),
   attempt: z.coerce.number().int().min(0).default(0),
 })

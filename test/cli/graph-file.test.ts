@@ -49,6 +49,9 @@ async function graphOf(text: string, attributes: readonly string[] = []): Promis
         size: 6,
         executable: false,
       }),
+      async imageOf(name) {
+        throw new MeshError('MESH0601', `there is no image ${JSON.stringify(name)}`)
+      },
     },
     plan(located, attributes),
     'f.mesh.toml',
@@ -209,7 +212,13 @@ const BAD: readonly (readonly [
     /derivation\.a\.run\.nice = 2: this key is not supported yet/,
   ],
   ['too many votes', one('run.verify = 10'), 'MESH0203', '4:14', /expected at most 9/],
-  ['an image', one('needs.image = "debian-12"'), 'MESH0203', '4:15', /not supported yet/],
+  [
+    'an unknown image',
+    one('needs.image = "debian-12"'),
+    'MESH0601',
+    '4:15',
+    /there is no image "debian-12"/,
+  ],
   [
     'too many cpus',
     one('needs.cpus = 5000'),

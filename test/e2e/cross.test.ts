@@ -98,7 +98,7 @@ async function replaces(desk: Desk): Promise<void> {
   assert.equal(desk.read('quick/quick/compiler').trim(), X86_64)
   const [attempt] = (await desk.job('quick')).attempts
   assert.equal(attempt?.machine, 'x86_64-linux')
-  const elf = await readElf(join(desk.directory, 'quick/quick/hello'))
+  const elf = readElf(join(desk.directory, 'quick/quick/hello'))
   assert.equal(elf?.system, 'aarch64-linux')
 }
 
@@ -135,7 +135,7 @@ test(
       const built = await desk.mesh('submit', 'graph.mesh.toml', '--json', '-o', 'made')
       assert.equal(built.code, 0, built.stdout + built.stderr)
       assert.equal(submitted(built).jobs.built, 1)
-      const elf = await readElf(join(desk.directory, 'made/hello/hello'))
+      const elf = readElf(join(desk.directory, 'made/hello/hello'))
       assert.equal(elf?.system, 'aarch64-linux')
       const [attempt] = (await desk.job('hello')).attempts
       assert.equal(attempt?.arch, way === 'cross' ? 'x86_64' : 'aarch64', JSON.stringify(attempt))

@@ -6,9 +6,11 @@ import { openClient } from '../client.ts'
 import type { Arguments } from '../command.ts'
 import { printJson, printLines, type Context } from '../context.ts'
 import { parseDescription } from '../graph-file/parse-description.ts'
+import type { PlannedLayer } from '../graph-file/image-plan.ts'
 import { outputsUsedBy, planGraph, type PlannedInput } from '../graph-file/plan.ts'
 import { readGraphFile } from '../graph-file/read-graph-file.ts'
 import { thisSystem } from '../submission.ts'
+import { entryCid } from './objects.ts'
 
 /** What is drawn; dependencies come before what needs them. */
 interface Drawn {
@@ -17,6 +19,8 @@ interface Drawn {
     readonly name: string
     readonly system: string
     readonly outputs: readonly string[]
+    /** Its images, as people know them. */
+    readonly images: readonly string[]
     readonly edges: readonly { readonly derivation: string; readonly output: string }[]
   }[]
 }
@@ -48,7 +52,9 @@ async function ofRequest(context: Context, args: Arguments, id: string): Promise
   return draw(wanted, derivations)
 }
 
-type Drawable = Parameters<typeof outputsUsedBy<InputRef | PlannedInput>>[0] &
+type Drawable = Parameters<
+  typeof outputsUsedBy<InputRef | PlannedInput, InputRef | PlannedLayer>
+>[0] &
   Pick<Drawn['derivations'][number], 'name' | 'system' | 'outputs'>
 
 function draw(wanted: readonly string[], derivations: readonly Drawable[]): Drawn {
@@ -58,12 +64,31 @@ function draw(wanted: readonly string[], derivations: readonly Drawable[]): Draw
       name: derivation.name,
       system: derivation.system,
       outputs: derivation.outputs,
+      images: imagesOf(derivation),
       edges: outputsUsedBy(derivation).map(({ derivation: from, output }) => ({
         derivation: from,
         output,
       })),
     })),
   }
+}
+
+/** Of all its variants, as people know them. */
+function imagesOf({ image = [], variants }: Drawable): string[] {
+  const layers = [...image, ...variants.flatMap((variant) => variant.image ?? [])]
+  const texts = layers.map((layer) => {
+    switch (layer.kind) {
+      case 'image':
+        return layer.name
+      case 'output':
+        return `${layer.derivation}.${layer.output}`
+      case 'tree':
+        return 'path' in layer.at ? layer.at.path : layer.at.cid
+      case 'entry':
+        return entryCid(layer.entry) ?? ''
+    }
+  })
+  return [...new Set(texts)]
 }
 
 function graphJson(plan: Drawn): unknown {
@@ -74,6 +99,7 @@ function graphJson(plan: Drawn): unknown {
       name: derivation.name,
       system: derivation.system,
       outputs: derivation.outputs,
+      ...(derivation.images.length === 0 ? {} : { images: derivation.images }),
       needs: derivation.edges,
     })),
   }
@@ -84,7 +110,8 @@ function textLines(plan: Drawn): string[] {
   return plan.derivations.map((derivation) => {
     const edges = derivation.edges.map((edge) => `${edge.derivation}.${edge.output}`)
     const mark = plan.wanted.includes(derivation.name) ? '*' : ' '
-    return `${mark} ${derivation.name}${edges.length === 0 ? '' : `  <-  ${[...new Set(edges)].join(', ')}`}`
+    const images = derivation.images.length === 0 ? '' : `  in ${derivation.images.join(', ')}`
+    return `${mark} ${derivation.name}${images}${edges.length === 0 ? '' : `  <-  ${[...new Set(edges)].join(', ')}`}`
   })
 }
 

@@ -23,6 +23,8 @@ import type { Arguments } from '../command.ts'
 import { composeTree, segmentsOf } from '../compose-tree.ts'
 import { printJson, printLines, type Context } from '../context.ts'
 import { ingestPath } from '../graph-file/ingest-plan.ts'
+import type { ImageView } from '../../wire/images.ts'
+import { imageOf } from '../image/name-image.ts'
 import { readLog } from '../read-log.ts'
 import { errorJson, errorLines, reportOf } from '../report-error.ts'
 import { cancelOnInterrupt, followRequest, submitGraph, thisSystem } from '../submission.ts'
@@ -76,7 +78,10 @@ async function runOn(client: Client, context: Context, args: Arguments): Promise
     ...namedFiles(context.cwd, args.operands),
   ]
   const upload = new Upload()
-  const derivation = describe(args, outputs, await packInputs(context, upload, inputs, outputs))
+  const names = args.all('image')
+  const images = await Promise.all(names.map((name) => imageOf(client, name)))
+  const described = describe(args, outputs, await packInputs(context, upload, inputs, outputs))
+  const derivation = inImages(described, images, args.text('system') === undefined)
   const notice = (text: string): void => {
     if (context.stderr.isTty)
       void context.stderr.write(
@@ -222,8 +227,36 @@ function describe(
       timeoutMs:
         args.parsed('timeout', parseDuration, 'a duration such as "30m"') ??
         DEFAULT_LIMITS.timeoutMs,
+      ...(args.flag('keep-failed') ? { keepFailed: true } : {}),
     },
   }
+}
+
+/** Without a system of its own it is built for that of the image. Throws MESH0002 where they differ. */
+function inImages(
+  derivation: Derivation,
+  images: readonly ImageView[],
+  takesSystem: boolean,
+): Derivation {
+  const [first] = images.filter(({ system }) => system !== 'any')
+  if (images.length === 0) return derivation
+  if (!derivation.sealed)
+    throw new MeshError(
+      'MESH0002',
+      'mesh run: a command in an image is sealed: leave out --unsealed',
+    )
+  const system = takesSystem ? (first?.system ?? derivation.system) : derivation.system
+  const other = images.find((image) => image.system !== 'any' && image.system !== system)
+  if (other !== undefined)
+    throw new MeshError(
+      'MESH0002',
+      `mesh run: the image ${other.name} is for ${other.system}, and the command is for ${system}`,
+    )
+  const image = images.map(({ digest, size }) => ({
+    kind: 'entry' as const,
+    entry: { kind: 'dir' as const, digest, size },
+  }))
+  return { ...derivation, system, image }
 }
 
 /** Shows the log of the command while it runs. A further attempt shows only what goes beyond the earlier ones. */
@@ -308,6 +341,8 @@ async function finish(
   const attempt = job?.attempts.at(-1)
   if (failure?.code === 'MESH0401' && job !== undefined && attempt !== undefined) {
     await output.complete(job.id)
+    if (failure.kept !== undefined)
+      await context.stderr.write(`mesh: what it left is kept: mesh get ${failure.kept} -o DIR\n`)
     return attempt.exitCode ?? EXIT.buildFailed
   }
   if (job !== undefined && attempt !== undefined) await output.complete(job.id)

@@ -21,6 +21,7 @@ import {
   ToolName,
   VariableName,
 } from '../../wire/names.ts'
+import { ImageNeed, IsolationNeed } from './image-description.ts'
 import { nearest } from '../../base/nearest.ts'
 import { parseDuration, parseSize } from '../../base/units.ts'
 
@@ -161,8 +162,8 @@ const Needs = strict({
   tools: z.array(ToolName).max(256).optional(),
   /** Systems of the machines that may run it. */
   host: z.array(System).max(16).optional(),
-  image: later,
-  isolation: later,
+  image: ImageNeed.optional(),
+  isolation: IsolationNeed.optional(),
 })
 
 const Run = strict({
@@ -170,6 +171,9 @@ const Run = strict({
   'max-silent': duration.optional(),
   'max-log': size
     .refine((bytes) => bytes >= 1024 && bytes <= 2 ** 34, 'expected 1 KiB to 16 GiB')
+    .optional(),
+  'max-output': size
+    .refine((bytes) => bytes >= 1 && bytes <= 2 ** 50, 'expected 1 byte to 1 PiB')
     .optional(),
   retries: z.int().min(0).max(20).optional(),
   network: z.boolean().optional(),
@@ -203,7 +207,11 @@ const DerivationDescription = strict({
     .array(
       strict({
         host: System,
+        /** The machine's own system, where the host is emulated on it. */
+        machine: System.optional(),
         system: System.optional(),
+        /** In the place of the derivation's; an empty list means the host's own tools. */
+        image: ImageNeed.optional(),
         args: args.optional(),
         env: env.optional(),
         inputs: inputs.optional(),

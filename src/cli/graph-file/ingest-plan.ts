@@ -5,9 +5,11 @@ import { hasCode, MeshError } from '../../base/errors.ts'
 import { ingest } from '../../files/ingest.ts'
 import type { Graph, InputRef } from '../../wire/derivation.ts'
 import { TREE_ENTRIES_MAX, type Entry } from '../../wire/tree.ts'
+import type { ImageView } from '../../wire/images.ts'
 import { composeTree } from '../compose-tree.ts'
 import type { Upload } from '../upload.ts'
 import type { Input } from './description.ts'
+import { hostsOf, readLayer, type PlannedLayer } from './image-plan.ts'
 import { errorAt, type Located } from './located.ts'
 import type { Plan, PlannedInput, PlannedInputs } from './plan.ts'
 
@@ -18,6 +20,8 @@ export interface IngestContext {
   readonly upload: Upload
   /** The entry that a CID stands for: its size is asked of the daemon. */
   readonly entryOfCid: (cid: string) => Promise<Entry>
+  /** The image of a name, asked of the daemon. Throws MESH0601 with the nearest names. */
+  readonly imageOf: (name: string) => Promise<ImageView>
 }
 
 /** Throws MESH0203, MESH0205, MESH0207 with the line of the input. */
@@ -42,12 +46,69 @@ export async function ingestPlan(context: IngestContext, plan: Plan, name: strin
       converted[inputName] = await convert(input)
     return converted
   }
+  const knownLayers = new Map<string, ReturnType<typeof readLayer>>()
+  const convertLayers = async (
+    layers: readonly PlannedLayer[],
+    derivation: Plan['derivations'][number],
+    hosts: readonly string[],
+  ): Promise<InputRef[]> => {
+    const refs: InputRef[] = []
+    for (const layer of layers) {
+      const { path, ...what } = layer
+      const key = JSON.stringify(what)
+      const reading = knownLayers.get(key) ?? readLayer(context, layer)
+      knownLayers.set(key, reading)
+      try {
+        const { ref, system } = await reading
+        // What lies above may be tools of the machine itself, in the place of slow ones.
+        if (layer === layers.at(-1)) checkSystem(layer, system, derivation, hosts)
+        if (ref.kind === 'entry' && ref.entry.kind !== 'dir')
+          throw new MeshError('MESH0203', 'an image is a directory')
+        refs.push(ref)
+      } catch (error) {
+        throw located(context, { path }, error)
+      }
+    }
+    return refs
+  }
+  /** That of the lowest layer whose system is known. */
+  const systemOf = async (layers: readonly PlannedLayer[]): Promise<string | undefined> => {
+    for (const layer of layers.toReversed()) {
+      const { path: _, ...what } = layer
+      const read = await knownLayers.get(JSON.stringify(what))
+      if (read?.system !== undefined && read.system !== 'any') return read.system
+    }
+    return undefined
+  }
   const derivations: Graph['derivations'] = []
   for (const derivation of plan.derivations) {
+    const { image, inputs, ...rest } = derivation
+    const hosts = hostsOf(derivation)
     const variants = []
-    for (const variant of derivation.variants)
-      variants.push({ ...variant, inputs: await convertAll(variant.inputs) })
-    derivations.push({ ...derivation, inputs: await convertAll(derivation.inputs), variants })
+    for (const { image: own, ...variant } of derivation.variants)
+      variants.push({
+        ...variant,
+        inputs: await convertAll(variant.inputs),
+        ...(own === undefined
+          ? {}
+          : { image: await convertLayers(own, derivation, [variant.host]) }),
+      })
+    const withOwn = new Set(
+      derivation.variants.filter((one) => one.image !== undefined).map(({ host }) => host),
+    )
+    const others = hosts.filter((host) => !withOwn.has(host))
+    const layers = image && (await convertLayers(image, derivation, others))
+    const system = await systemOf(image ?? [])
+    derivations.push({
+      ...rest,
+      // What depends on no machine runs where the programs of its image do.
+      ...(hosts.length === 1 && hosts[0] === 'any' && system !== undefined
+        ? { hosts: [system] }
+        : {}),
+      inputs: await convertAll(inputs),
+      variants,
+      ...(layers === undefined ? {} : { image: layers }),
+    })
   }
   return { v: 1, name, derivations, wanted: [...plan.wanted] }
 }
@@ -55,7 +116,7 @@ export async function ingestPlan(context: IngestContext, plan: Plan, name: strin
 /** What is known about a file gets the line that names it. */
 function located(
   { located: file }: IngestContext,
-  { path }: PlannedInput,
+  { path }: Pick<PlannedInput, 'path'>,
   error: unknown,
 ): unknown {
   if (
@@ -69,8 +130,32 @@ function located(
     file,
     position,
     error.code,
-    `input ${JSON.stringify(path.at(-1))}: ${error.message}`,
+    path.includes('image')
+      ? `image: ${error.message}`
+      : `input ${JSON.stringify(path.at(-1))}: ${error.message}`,
     error.hints,
+  )
+}
+
+/** Throws MESH0203 for an image whose programs run on none of the hosts, or not on one of them. */
+function checkSystem(
+  layer: PlannedLayer,
+  system: string | undefined,
+  derivation: Plan['derivations'][number],
+  hosts: readonly string[],
+): void {
+  if (layer.kind !== 'image' || system === undefined || system === 'any') return
+  const other = hosts.find((host) => host !== system && host !== 'any')
+  if (other === undefined) return
+  throw new MeshError(
+    'MESH0203',
+    `the image ${layer.name} is for ${system}, and ${derivation.name} may be built on ${other}`,
+    {
+      hints: [
+        `build it on that system alone: needs.host = ["${system}"]`,
+        `name an image for ${other} in a block of "when": mesh image ls`,
+      ],
+    },
   )
 }
 

@@ -19,6 +19,8 @@ import {
   type GraphDescription,
   type Input,
 } from './description.ts'
+import type { ImageNeed } from './image-description.ts'
+import { planLayers, wallsOf, type PlannedLayer } from './image-plan.ts'
 import { errorAt, whereOf, type Located, type Path } from './located.ts'
 
 /** An input: the output of another derivation, or something that is yet to be ingested. */
@@ -32,10 +34,12 @@ export type PlannedInput =
   | { readonly kind: 'local'; readonly input: Input; readonly path: Path }
 export type PlannedInputs = Readonly<Record<string, PlannedInput>>
 
-interface PlannedDerivation extends Omit<Derivation, 'inputs' | 'variants'> {
+interface PlannedDerivation extends Omit<Derivation, 'inputs' | 'image' | 'variants'> {
   readonly inputs: PlannedInputs
-  readonly variants: readonly (Omit<Derivation['variants'][number], 'inputs'> & {
+  readonly image?: readonly PlannedLayer[]
+  readonly variants: readonly (Omit<Derivation['variants'][number], 'inputs' | 'image'> & {
     readonly inputs: PlannedInputs
+    readonly image?: readonly PlannedLayer[]
   })[]
 }
 
@@ -89,18 +93,23 @@ export function planGraph(
 
 type OutputInput = Extract<PlannedInput, { kind: 'output' }>
 
-interface WithInputs<I> {
+interface Uses<I, L> {
   readonly inputs: Readonly<Record<string, I>>
-  readonly variants: readonly { readonly inputs: Readonly<Record<string, I>> }[]
+  readonly image?: readonly L[] | undefined
+}
+interface WithInputs<I, L> extends Uses<I, L> {
+  readonly variants: readonly Uses<I, L>[]
 }
 
-/** The outputs of other derivations that it takes, in any variant. */
-export function outputsUsedBy<I extends { readonly kind: string }>(
-  derivation: WithInputs<I>,
-): Extract<I, { kind: 'output' }>[] {
-  const isOutput = (input: I): input is Extract<I, { kind: 'output' }> => input.kind === 'output'
-  return [derivation.inputs, ...derivation.variants.map(({ inputs }) => inputs)].flatMap((inputs) =>
-    Object.values(inputs).filter(isOutput),
+/** The outputs of other derivations that it takes as inputs and images, in any variant. */
+export function outputsUsedBy<
+  I extends { readonly kind: string },
+  L extends { readonly kind: string },
+>(derivation: WithInputs<I, L>): Extract<I | L, { kind: 'output' }>[] {
+  const isOutput = (input: I | L): input is Extract<I | L, { kind: 'output' }> =>
+    input.kind === 'output'
+  return [derivation, ...derivation.variants].flatMap(({ inputs, image = [] }) =>
+    [...Object.values(inputs), ...image].filter(isOutput),
   )
 }
 
@@ -157,18 +166,28 @@ class DerivationPlan {
         : [
             {
               host: when.host,
+              ...(when.machine === undefined ? {} : { machine: when.machine }),
               args: when.args ?? [],
               env: when.env ?? {},
               inputs: this.#inputs([...path, 'when', at, 'inputs'], when.inputs ?? {}),
+              ...(when.image === undefined
+                ? {}
+                : { image: this.#layers([...path, 'when', at, 'image'], when.image) }),
             },
           ],
     )
-    for (const [at, { host }] of variants.entries())
-      if (variants.findIndex((variant) => variant.host === host) !== at)
+    for (const [at, { host, machine }] of variants.entries())
+      if (variants.findIndex((other) => other.host === host && other.machine === machine) !== at)
         throw this.#bad(
           [...path, 'when'],
-          `two blocks of "when" are for the host ${JSON.stringify(host)}`,
+          `two blocks of "when" are for the host ${JSON.stringify(host)}${machine === undefined ? '' : ` on machines of ${machine}`}`,
         )
+    const imageParent: Path = own.needs?.image === undefined ? ['defaults'] : path
+    const image =
+      needs.image === undefined
+        ? undefined
+        : this.#layers([...imageParent, 'needs', 'image'], needs.image)
+    const { sealed } = this.#walls(own, image, variants)
     for (const given of [inputs, ...variants.map((variant) => variant.inputs)])
       for (const name of Object.keys(given))
         if (outputs.includes(name))
@@ -187,7 +206,8 @@ class DerivationPlan {
       hosts: needs.host ?? [],
       variants,
       network: this.#network(own, path) ?? this.#network(defaults, ['defaults']) ?? false,
-      sealed: own.sealed ?? defaults.sealed ?? true,
+      sealed,
+      ...(image === undefined || image.length === 0 ? {} : { image }),
       tools: [...new Set(needs.tools)].toSorted(),
       needs: {
         cpus: cpusOf(needs.cpus),
@@ -200,6 +220,7 @@ class DerivationPlan {
         maxSilentMs: run['max-silent'] ?? DEFAULT_LIMITS.maxSilentMs,
         maxLogBytes: run['max-log'] ?? DEFAULT_LIMITS.maxLogBytes,
         retries: run.retries ?? DEFAULT_LIMITS.retries,
+        ...(run['max-output'] === undefined ? {} : { maxOutputBytes: run['max-output'] }),
         ...(run.verify === undefined ? {} : { verify: run.verify }),
       },
       where: whereOf(this.#located, this.#located.positions.find('key', path)),
@@ -245,6 +266,32 @@ class DerivationPlan {
         `network = ${network} and run.network = ${run.network} contradict each other`,
       )
     return network ?? run?.network
+  }
+
+  #layers(path: Path, need: ImageNeed): readonly PlannedLayer[] {
+    return planLayers(need, path, (text) => this.#reference(text))
+  }
+
+  /** Throws MESH0203 where sealed, isolation and image contradict each other. */
+  #walls(
+    own: DerivationDescription,
+    image: readonly PlannedLayer[] | undefined,
+    variants: readonly { readonly image?: readonly PlannedLayer[] }[],
+  ): { readonly sealed: boolean } {
+    const { defaults = {} } = this.#description
+    const walls = wallsOf({
+      isolation: own.needs?.isolation ?? defaults.needs?.isolation,
+      sealed: own.sealed ?? defaults.sealed,
+      image,
+      variantImages: variants.map((variant) => variant.image),
+    })
+    if (!('problem' in walls)) return walls
+    const { key, problem } = walls
+    const isOwn = (key === 'sealed' ? own.sealed : own.needs?.[key]) !== undefined
+    const parent: Path = isOwn ? ['derivation', this.#name] : ['defaults']
+    const path = key === 'sealed' ? [...parent, key] : [...parent, 'needs', key]
+    const isWritten = this.#located.positions.find('key', path) !== undefined
+    throw this.#bad(isWritten ? path : ['derivation', this.#name], problem)
   }
 
   #inputs(path: Path, inputs: Readonly<Record<string, Input>>): PlannedInputs {

@@ -203,7 +203,10 @@ const Settings = z.strictObject({
         .optional()
         .describe('system to build for (default: all that run here)'),
       policy: PolicyName,
-      'machine-root': written((path) => isAbsolute(path) && !path.includes('\0'), 'an absolute path')
+      'machine-root': written(
+        (path) => isAbsolute(path) && !path.includes('\0'),
+        'an absolute path',
+      )
         .default('/')
         .describe('where a container has /proc, /sys, /run and /dev of its host'),
       owner: OwnerSettings.prefault({}),
@@ -736,8 +739,7 @@ function fileProblems(file: ConfigFile, issue: z.core.$ZodIssue): MeshError[] {
   if (issue.code !== 'unrecognized_keys')
     return [file.errorAt('value', issue.path, `${issue.path.join('.')}: ${issue.message}`)]
   const [section] = issue.path
-  const known =
-    section === undefined ? Object.keys(Settings.shape) : knownKeys(section, issue.path)
+  const known = section === undefined ? Object.keys(Settings.shape) : knownKeys(section, issue.path)
   const place = section === undefined ? 'at the top' : `in [${tableOf(issue.path)}]`
   return issue.keys.map((key) =>
     file.errorAt('key', [...issue.path, key], `unknown key ${JSON.stringify(key)} ${place}`, [
@@ -751,8 +753,7 @@ const tableOf = (path: readonly PropertyKey[]): string =>
   path.filter((part) => typeof part === 'string').join('.')
 
 function knownKeys(section: PropertyKey, path: readonly PropertyKey[]): readonly string[] {
-  if (section === 'shares')
-    return path.length > 1 ? GROUP_KEYS : Object.keys(ShareSettings.shape)
+  if (section === 'shares') return path.length > 1 ? GROUP_KEYS : Object.keys(ShareSettings.shape)
   if (section === 'worker' && path[1] === 'image') return IMAGE_KEYS
   if (section === 'worker' && path.length > 1) return POLICY_KEYS[String(path[1])] ?? []
   if (section === 'worker') return Object.keys(Settings.shape.worker.unwrap().shape)

@@ -1,10 +1,9 @@
 /** What a node needs to open the place in which a job ran, or would run, once more. */
 import { MeshError } from '../../base/errors.ts'
-import type { Step } from '../../scheduler/model.ts'
+import { runnerOf, type Step } from '../../scheduler/model.ts'
 import { attemptsOf } from '../../scheduler/views.ts'
-import { runnerOf } from '../../scheduler/model.ts'
 import { encodeAction, makeAction } from '../../wire/action.ts'
-import { ShellTarget } from '../../wire/api.ts'
+import type { ShellTarget } from '../../wire/api.ts'
 import { resolveDerivation } from '../../wire/derivation.ts'
 import { EMPTY_DIGEST } from '../../wire/digest.ts'
 
