@@ -17,10 +17,11 @@ const LAYERS: Record<string, { folders: readonly string[]; packages: readonly st
     packages: ['node:assert/strict', 'node:crypto', 'zod', 'multiformats/*', '@ipld/dag-cbor'],
   },
   files: { folders: ['wire', 'base'], packages: ['node:*'] },
+  jobs: { folders: ['wire', 'base'], packages: ['node:*'] },
   scheduler: { folders: ['wire', 'base'], packages: ['node:assert/strict'] },
   gossip: { folders: ['wire', 'base'], packages: ['*'] },
   store: { folders: ['files', 'wire', 'base'], packages: ['*'] },
-  build: { folders: ['store', 'files', 'wire', 'base'], packages: ['*'] },
+  build: { folders: ['store', 'files', 'jobs', 'wire', 'base'], packages: ['*'] },
   gateway: { folders: ['store', 'wire', 'base'], packages: ['*'] },
   node: {
     folders: ['gateway', 'build', 'store', 'files', 'gossip', 'scheduler', 'wire', 'base'],
@@ -28,7 +29,7 @@ const LAYERS: Record<string, { folders: readonly string[]; packages: readonly st
   },
   web: { folders: [], packages: ['preact', 'preact/*', 'uplot'] },
   cli: {
-    folders: ['files', 'wire', 'base'],
+    folders: ['files', 'jobs', 'wire', 'base'],
     packages: ['node:*', 'zod', 'undici', 'smol-toml', 'toml-eslint-parser'],
   },
 }
