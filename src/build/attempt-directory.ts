@@ -10,8 +10,6 @@ import {
   lstatSync,
   mkdirSync,
   readdirSync,
-  renameSync,
-  writeFileSync,
   type Stats,
 } from 'node:fs'
 import { cp, mkdir, symlink } from 'node:fs/promises'
@@ -19,12 +17,10 @@ import { dirname, join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { hasCode } from '../base/errors.ts'
 import type { BuildSpec } from './executor-protocol.ts'
-import { CONTROL, WRITABLE } from './sandbox-layout.ts'
+import { CHANGES, WRITABLE } from './sandbox-layout.ts'
 
 /** Entries between two turns of the event loop. */
 const BATCH = 500
-/** Entries that are counted to tell how much disk a build took. */
-const COUNTED_MAX = 20_000
 /** Below this no tree can be stored (wire/tree.ts), so nobody reads it. */
 const OWNED_DEPTH_MAX = 128
 
@@ -33,43 +29,13 @@ export function makeAttemptDirectory(
   spec: BuildSpec,
   owner: { uid: number; gid: number } | undefined,
 ): void {
+  if (spec.image !== undefined) mkdirSync(join(spec.directory, CHANGES), { mode: 0o700 })
   for (const name of WRITABLE) {
     const path = join(spec.directory, name)
     mkdirSync(path, { mode: 0o700 })
     if (owner !== undefined && owner.uid !== process.geteuid?.())
       chownSync(path, owner.uid, owner.gid)
   }
-}
-
-/** Writes how many processors the build should use. By rename: it never reads half a number. */
-export function writeJobs(directory: string, jobs: number): void {
-  const control = join(directory, CONTROL)
-  mkdirSync(control, { recursive: true, mode: 0o755 })
-  const next = join(control, '.jobs')
-  writeFileSync(next, `${jobs}\n`, { mode: 0o644 })
-  renameSync(next, join(control, 'jobs'))
-}
-
-/** What the build's directories take on the disk; of very many entries only the first are counted. */
-export async function usedBytes(directory: string): Promise<number> {
-  let bytes = 0
-  let count = 0
-  const pending: Buffer[] = WRITABLE.map((name) => Buffer.from(join(directory, name)))
-  for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
-    try {
-      const stat = lstatSync(next)
-      bytes += 512 * stat.blocks
-      if (stat.isDirectory())
-        for (const name of readdirSync(next, { encoding: 'buffer' }))
-          pending.push(joinBytes(next, name))
-    } catch (error) {
-      // What was closed to us by its mode is not counted.
-      if (!hasCode(error, 'ENOENT', 'EACCES', 'ENAMETOOLONG')) throw error
-    }
-    if (++count >= COUNTED_MAX) break
-    if (count % BATCH === 0) await setImmediate()
-  }
-  return bytes
 }
 
 /** A path that begins with `/build`, as it is for a plain process. */
@@ -112,7 +78,9 @@ export async function takeOwnership(path: string): Promise<void> {
     }
     if (stat.uid !== uid) lchownSync(next.path, uid, gid)
     const needed = stat.isDirectory() ? 0o700 : 0o400
-    if (!stat.isSymbolicLink() && (stat.mode & needed) !== needed)
+    // Nor does what it left run as anybody, or belong to a group, when it is ours.
+    const isOdd = (stat.mode & needed) !== needed || (stat.mode & 0o6000) !== 0
+    if (!stat.isSymbolicLink() && isOdd)
       chmodSync(next.path, (stat.mode | needed) & 0o777)
     if (stat.isDirectory() && next.depth < OWNED_DEPTH_MAX)
       for (const name of readdirSync(next.path, { encoding: 'buffer' }))

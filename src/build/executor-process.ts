@@ -8,6 +8,7 @@
 import { MessageChannel } from 'node:worker_threads'
 import { systemClock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
+import { systemRandom } from '../base/random.ts'
 import { parseWith } from '../wire/cbor.ts'
 import {
   decodeOrder,
@@ -15,11 +16,15 @@ import {
   ExecutorOptions,
   LineDecoder,
   type BuildOutcome,
+  type Controls,
   type Report,
 } from './executor-protocol.ts'
-import { findMemoryGroups } from './memory-group.ts'
+import { openGroups, type ExecutorGroups } from './groups/executor-groups.ts'
+import { CONTROLS, type Control } from './groups/group-places.ts'
+import { endAllOrphans } from './orphans.ts'
+import { BuildJobs } from './jobs/build-jobs.ts'
+import { trialRunner } from './jobs/run-trial.ts'
 import { PipePool } from './pipe-pool.ts'
-import { killLeftovers } from './process-list.ts'
 import { RunningBuild, type BuildDeps } from './running-build.ts'
 import { readHostLayout } from './sandbox-layout.ts'
 import { probeSandbox, removeStale, sandboxDirectory } from './sandbox.ts'
@@ -32,16 +37,40 @@ const { port1: alive } = new MessageChannel()
 alive.ref()
 const clock = systemClock()
 const options = parseWith(ExecutorOptions, JSON.parse(process.argv[2] ?? ''), 'options')
-// Plain builds of an executor that was killed together with its daemon.
-await killLeftovers(clock, options.directory, 'below')
+// Builds of an executor that was killed, be it together with its daemon.
+await endAllOrphans(clock, options.directory)
+const groups = openGroups(options.directory)
+await groups.endLeft(clock)
 await removeStale(options.directory)
 const sandbox = await probeSandbox({ clock }, options)
 const directory = sandboxDirectory(options.directory)
 const layout = await readHostLayout(directory)
 await using pipes = await PipePool.open(directory, layout)
-tell({ type: 'ready', sandbox })
-await serve({ clock, pipes, sandbox, layout, groups: findMemoryGroups() })
+const jobs = new BuildJobs({
+  clock,
+  random: systemRandom(),
+  pipes,
+  owner: layout,
+  runTrial: trialRunner({ clock, pipes, sandbox, layout }, directory),
+  onError: (error) => process.stderr.write(`executor: ${messageOf(error)}\n`),
+})
+tell({ type: 'ready', sandbox, controls: controlsOf(groups) })
+await serve({ clock, pipes, sandbox, layout, groups, jobs, dataDirectory: options.directory })
+await jobs[Symbol.asyncDispose]()
+groups.close()
 alive.close()
+
+function controlsOf({ places }: ExecutorGroups): Controls {
+  const of: Partial<Record<Control, 1 | 2>> = {}
+  for (const control of CONTROLS) {
+    const place = places.of[control]
+    if (place !== undefined) of[control] = place.version
+  }
+  const isLimited = of.memory !== undefined && of.processes !== undefined
+  const isSomebodyElse = layout.uid !== process.geteuid?.()
+  const isSecure = sandbox.isFiltered === true && isSomebodyElse && isLimited
+  return { of, reasons: places.reasons, isSecure }
+}
 
 /** Until the daemon closes its end; then until all builds are dead. */
 async function serve(deps: BuildDeps): Promise<void> {
@@ -73,14 +102,19 @@ function handle(deps: BuildDeps, builds: Map<string, RunningBuild>, line: string
       builds.get(order.attempt)?.setLimits(order.limits)
       return
     case 'jobs':
-      builds.get(order.attempt)?.setJobs(order.jobs)
+      builds.get(order.attempt)?.setJobs(order.jobs, order.isHard)
+      return
+    case 'freeze':
+      builds.get(order.attempt)?.freeze(order.isFrozen)
       return
     case 'start': {
       const { attempt, isolation } = order.spec
       const refusal =
-        isolation === 'namespace' && deps.sandbox.method === 'none'
+        isolation !== 'host' && deps.sandbox.method === 'none'
           ? `no sandbox on this machine: ${deps.sandbox.reasons.join('; ')}`
-          : undefined
+          : isolation === 'image' && deps.sandbox.method !== 'helper'
+            ? `no images with the sandbox ${deps.sandbox.method}: ${deps.sandbox.reasons.join('; ')}`
+            : undefined
       if (refusal !== undefined) {
         tellEnd(attempt, {
           end: { kind: 'infrastructure', message: refusal },

@@ -6,9 +6,11 @@
  */
 import { z } from 'zod'
 import { parseWith } from '../wire/cbor.ts'
+import { LAYERS_MAX } from '../wire/derivation.ts'
 import { Isolation } from '../wire/environment.ts'
 import { Usage } from '../wire/result.ts'
-import type { MemoryUse } from './memory-group.ts'
+import { CONTROLS, type Control } from './groups/group-places.ts'
+import type { MemoryUse } from './groups/memory-meter.ts'
 
 /** Builds that one executor process runs at once; more are refused as a failure of the infrastructure. */
 export const BUILDS_MAX = 1024
@@ -22,10 +24,14 @@ export type SandboxForbid = readonly Exclude<SandboxMethod, 'none'>[]
 
 export interface SandboxChoice {
   readonly method: SandboxMethod
+  /** Its builds cannot make the system calls that the filter refuses (sandbox/mesh-filter.c). */
+  readonly isFiltered?: boolean | undefined
   /** Why each stronger method was not taken, one line each with its exact error. */
   readonly reasons: readonly string[]
   /** The program that makes the walls; empty for `none`. */
   readonly program: string
+  /** Why no build can have an image as its root; undefined where they can. */
+  readonly imageProblem?: string | undefined
 }
 
 export interface BuildInput {
@@ -42,6 +48,33 @@ export interface BuildLimits {
   readonly maxSilentMs: number
   /** Of the spool file, record heads included. */
   readonly maxLogBytes: number
+  /** Of all that lies where outputs go, together. Absent: no limit. */
+  readonly maxOutputBytes?: number | undefined
+}
+
+/** What is done to all processes of a build together, and by which version of control groups. */
+export interface Controls {
+  readonly of: Readonly<Partial<Record<Control, 1 | 2>>>
+  /** Why each of the others cannot be done, one line each. */
+  readonly reasons: readonly string[]
+  /** Sealed builds have a filter of system calls, an identity of their own, and limits of memory and processes. */
+  readonly isSecure: boolean
+}
+
+export interface Emulator {
+  readonly program: string
+  readonly binary: string
+  readonly flags: string
+}
+
+/** A root file system for a build: copy-on-write, so that the build owns all of it and changes nothing. */
+export interface ImageRoot {
+  /** Directories of this host, the uppermost first. */
+  readonly layers: readonly string[]
+  /** The build is told of a kernel with 32 bits. */
+  readonly is32Bit?: boolean | undefined
+  /** Programs of `binary` (`offset:magic:mask`) are run by this static program, called as `flags` say; both as binfmt_misc takes them. */
+  readonly emulator?: Emulator | undefined
 }
 
 export interface BuildSpec {
@@ -55,6 +88,10 @@ export interface BuildSpec {
   /** `/build/work`, or a directory in it. */
   readonly cwd: string
   readonly inputs: readonly BuildInput[]
+  /** With isolation `image`, and only then. */
+  readonly image?: ImageRoot | undefined
+  /** Devices of this host that it may use, as absolute paths. */
+  readonly devices?: readonly string[] | undefined
   readonly network: boolean
   readonly limits: BuildLimits
   /**
@@ -62,17 +99,30 @@ export interface BuildSpec {
    * Absent for a build that is told of none.
    */
   readonly jobs?: number | undefined
+  /** The most that it can use: others' idle ones are lent to it up to this. Absent: none are. */
+  readonly jobsMost?: number | undefined
   /** The most memory that all of its processes may have, where control groups can be made. Absent: no limit. */
   readonly memoryLimitBytes?: number | undefined
+  /** The most that its directories may take on the disk. Absent: no limit. */
+  readonly diskLimitBytes?: number | undefined
+  /** The most processes and threads at once, where control groups can be made. Absent: what the machine allows one build. */
+  readonly processesMax?: number | undefined
+  /** It may use no more processors than `jobs`, though others are idle. Absent: it has a share for so many. */
+  readonly isHard?: boolean | undefined
 }
 
 /** Where a build reads how many processors it should use: a decimal number and a line feed, replaced as a whole. */
 export const JOBS_FILE = '/build/control/jobs'
 
+/** What a build can have too much of; `processes` is of the machine, `disk` of the machine or its needs, the others of its run. */
+const LIMIT_NAMES = ['timeout', 'silent', 'log', 'output', 'disk', 'processes'] as const
+type LimitName = (typeof LIMIT_NAMES)[number]
+
 export type BuildEnd =
   | { readonly kind: 'exited'; readonly code: number }
   | { readonly kind: 'signalled'; readonly signal: string }
-  | { readonly kind: 'limit'; readonly limit: 'timeout' | 'silent' | 'log' }
+  /** `value`: of those limits that the daemon did not set itself. */
+  | { readonly kind: 'limit'; readonly limit: LimitName; readonly value?: number | undefined }
   | { readonly kind: 'cancelled' }
   | { readonly kind: 'builder-not-found'; readonly message: string }
   /** The set-up failed, the executor process died, the disk is full: nothing is said about the build. */
@@ -99,6 +149,7 @@ const Limits = z.object({
   timeoutMs: z.int().min(1),
   maxSilentMs: z.int().min(1),
   maxLogBytes: z.int().min(0),
+  maxOutputBytes: z.int().min(0).optional(),
 })
 const Spec: z.ZodType<BuildSpec> = z
   .object({
@@ -117,12 +168,30 @@ const Spec: z.ZodType<BuildSpec> = z
         ]),
       }),
     ),
+    image: z
+      .object({
+        layers: z.array(HostPath).min(1).max(LAYERS_MAX),
+        is32Bit: z.boolean().optional(),
+        emulator: z
+          .object({ program: HostPath, binary: text.min(1).max(512), flags: text.max(16) })
+          .optional(),
+      })
+      .optional(),
+    devices: z.array(HostPath).max(16).optional(),
     network: z.boolean(),
     limits: Limits,
     jobs: z.int().min(1).optional(),
+    jobsMost: z.int().min(1).optional(),
     memoryLimitBytes: z.int().min(1).optional(),
+    diskLimitBytes: z.int().min(0).optional(),
+    processesMax: z.int().min(1).optional(),
+    isHard: z.boolean().optional(),
   })
   .refine(({ inputs }) => !overlap(inputs), 'an input lies in another one')
+  .refine(
+    ({ isolation, image }) => (isolation === 'image') === (image !== undefined),
+    'an image and the isolation "image" belong together',
+  )
 
 /** What is wrong with a specification; checked before it is sent, so that a bad one costs nobody else's builds. */
 export function findProblem(spec: BuildSpec): string | undefined {
@@ -143,7 +212,7 @@ function overlap(inputs: readonly BuildInput[]): boolean {
 const End: z.ZodType<BuildEnd> = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('exited'), code: z.int() }),
   z.object({ kind: z.literal('signalled'), signal: z.string() }),
-  z.object({ kind: z.literal('limit'), limit: z.enum(['timeout', 'silent', 'log']) }),
+  z.object({ kind: z.literal('limit'), limit: z.enum(LIMIT_NAMES), value: z.int().optional() }),
   z.object({ kind: z.literal('cancelled') }),
   z.object({ kind: z.literal('builder-not-found'), message: z.string() }),
   z.object({ kind: z.literal('infrastructure'), message: z.string() }),
@@ -154,20 +223,33 @@ const Order = z.discriminatedUnion('type', [
   z.object({ type: z.literal('start'), spec: Spec }),
   z.object({ type: z.literal('cancel'), attempt: z.string() }),
   z.object({ type: z.literal('limits'), attempt: z.string(), limits: Limits }),
-  z.object({ type: z.literal('jobs'), attempt: z.string(), jobs: z.int().min(1) }),
+  z.object({
+    type: z.literal('jobs'),
+    attempt: z.string(),
+    jobs: z.int().min(1),
+    isHard: z.boolean().optional(),
+  }),
+  z.object({ type: z.literal('freeze'), attempt: z.string(), isFrozen: z.boolean() }),
 ])
 export type Order = z.infer<typeof Order>
 
 const Choice: z.ZodType<SandboxChoice> = z.object({
   method: z.enum(SANDBOX_METHODS),
+  isFiltered: z.boolean().optional(),
   reasons: z.array(z.string()),
   program: z.string(),
+  imageProblem: z.string().optional(),
 })
 /** From the executor process. `ready` comes first and once. */
 const Report = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('ready'),
     sandbox: Choice,
+    controls: z.object({
+      of: z.partialRecord(z.enum(CONTROLS), z.union([z.literal(1), z.literal(2)])),
+      reasons: z.array(z.string()).readonly(),
+      isSecure: z.boolean(),
+    }),
   }),
   z.object({ type: z.literal('log'), attempt: z.string(), sizeBytes: z.int() }),
   z.object({

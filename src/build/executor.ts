@@ -18,12 +18,13 @@ import {
   type BuildLimits,
   type BuildOutcome,
   type BuildSpec,
+  type Controls,
   type Order,
   type Report,
   type SandboxChoice,
   type SandboxForbid,
 } from './executor-protocol.ts'
-import { killLeftovers } from './process-list.ts'
+import { endOrphans } from './orphans.ts'
 import { SEARCH_PATH } from './tool-path.ts'
 
 export type {
@@ -46,13 +47,16 @@ export interface Build {
   cancel(): void
   setLimits(limits: BuildLimits): void
   /** Processors that it should use from now on. */
-  setJobs(jobs: number): void
+  setJobs(jobs: number, options?: { readonly isHard: boolean }): void
+  /** Stops it where it stands, or lets it go on;its limits of time stand still meanwhile. */
+  freeze(isFrozen: boolean): void
   /** Called when the spool file grew to `sizeBytes`. */
   onLog(listener: (sizeBytes: number) => void): void
 }
 
 export interface Executor extends AsyncDisposable {
   readonly sandbox: SandboxChoice
+  readonly controls: Controls
   start(spec: BuildSpec): Build
 }
 
@@ -81,6 +85,8 @@ class ActiveBuild implements Build {
   isSent = false
   limits: BuildLimits
   jobs: number | undefined
+  isHard: boolean | undefined
+  isFrozen = false
   logBytes = 0
 
   constructor(spec: BuildSpec, order: (order: Order) => void) {
@@ -88,6 +94,7 @@ class ActiveBuild implements Build {
     this.spec = spec
     this.limits = spec.limits
     this.jobs = spec.jobs
+    this.isHard = spec.isHard
     this.outcome = promise
     this.finish = resolve
     this.#order = order
@@ -103,10 +110,21 @@ class ActiveBuild implements Build {
     if (this.isSent) this.#order({ type: 'limits', attempt: this.spec.attempt, limits })
   }
 
-  setJobs(jobs: number): void {
-    if (jobs === this.jobs) return
+  setJobs(jobs: number, { isHard } = { isHard: this.isHard === true }): void {
+    if (jobs === this.jobs && isHard === (this.isHard === true)) return
     this.jobs = jobs
-    if (this.isSent) this.#order({ type: 'jobs', attempt: this.spec.attempt, jobs })
+    this.isHard = isHard
+    if (this.isSent) this.#order({ type: 'jobs', attempt: this.spec.attempt, jobs, isHard })
+  }
+
+  freeze(isFrozen: boolean): void {
+    if (isFrozen === this.isFrozen) return
+    this.isFrozen = isFrozen
+    if (this.isSent) this.sendFreeze()
+  }
+
+  sendFreeze(): void {
+    this.#order({ type: 'freeze', attempt: this.spec.attempt, isFrozen: this.isFrozen })
   }
 
   onLog(listener: (sizeBytes: number) => void): void {
@@ -124,10 +142,12 @@ class ProcessExecutor implements Executor {
   readonly #clock: Clock
   readonly #log: ExecutorLog
   readonly #argument: string
+  readonly #directory: string
   readonly #builds = new Map<string, ActiveBuild>()
   readonly #firstReady = Promise.withResolvers<void>()
   #child: ChildProcessByStdio<Writable, Readable, Readable> | undefined
   #sandbox: SandboxChoice | undefined
+  #controls: Controls = { of: {}, reasons: [], isSecure: false }
   #isReady = false
   #isClosing = false
   #failures = 0
@@ -140,6 +160,7 @@ class ProcessExecutor implements Executor {
   ) {
     this.#clock = deps.clock
     this.#log = deps.log
+    this.#directory = options.directory
     this.#argument = JSON.stringify({ directory: options.directory, forbid: options.forbid ?? [] })
     this.ready = this.#firstReady.promise
     this.#launch()
@@ -149,6 +170,10 @@ class ProcessExecutor implements Executor {
     if (this.#sandbox === undefined)
       throw new MeshError('MESH0001', 'the executor is used before it is ready')
     return this.#sandbox
+  }
+
+  get controls(): Controls {
+    return this.#controls
   }
 
   start(spec: BuildSpec): Build {
@@ -227,6 +252,7 @@ class ProcessExecutor implements Executor {
     switch (report.type) {
       case 'ready':
         this.#sandbox = report.sandbox
+        this.#controls = report.controls
         this.#isReady = true
         this.#failures = 0
         this.#firstReady.resolve()
@@ -245,7 +271,7 @@ class ProcessExecutor implements Executor {
     this.#child = undefined
     const lost = [...this.#builds.values()].filter((build) => build.isSent)
     for (const build of lost) {
-      const left = await killLeftovers(this.#clock, build.spec.directory, 'attempt')
+      const left = await endOrphans(this.#clock, this.#directory, build.spec)
       if (left > 0)
         this.#log.warn(
           { attempt: build.spec.attempt, left },
@@ -270,7 +296,9 @@ class ProcessExecutor implements Executor {
 
   #sendStart(build: ActiveBuild): void {
     build.isSent = true
-    this.#send({ type: 'start', spec: { ...build.spec, limits: build.limits, jobs: build.jobs } })
+    const { limits, jobs, isHard } = build
+    this.#send({ type: 'start', spec: { ...build.spec, limits, jobs, isHard } })
+    if (build.isFrozen) build.sendFreeze()
   }
 
   #send(order: Order): void {

@@ -6,7 +6,7 @@
  * file system as soon as both ends are open.
  */
 import { execFile } from 'node:child_process'
-import { constants, fchownSync, openSync, unlinkSync } from 'node:fs'
+import { constants, fchownSync, openSync, renameSync, unlinkSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { Socket } from 'node:net'
 import { join } from 'node:path'
@@ -48,6 +48,12 @@ export class PipePool implements AsyncDisposable {
     if (this.#owner.uid !== process.geteuid?.())
       fchownSync(writer, this.#owner.uid, this.#owner.gid)
     return { reader: new Socket({ fd: reader, readable: true, writable: false }), writer }
+  }
+
+  /** Makes a FIFO at `path`, on the same file system, that stays there. */
+  async name(path: string): Promise<void> {
+    while (this.#ready.length === 0) await this.#fill()
+    renameSync(this.#ready.pop() ?? '', path)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

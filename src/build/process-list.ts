@@ -7,6 +7,8 @@ import { hasCode } from '../base/errors.ts'
 
 /** Rounds of killing what is left, 10 ms apart: processes that fork faster than that are told as left. */
 const ROUNDS_MAX = 200
+/** Processes of one build that are looked at by way of their parents. */
+const DESCENDANTS_MAX = 512
 /** In the environment of each plain build: its attempt's directory. */
 export const DIRECTORY_VARIABLE = 'MESH_DIRECTORY'
 
@@ -30,6 +32,49 @@ export function childrenOf(pid: number): number[] {
     ignoreGone(error)
     return []
   }
+}
+
+/** Those that a process began, and those that they began, as far as their parents live. */
+export function descendantsOf(pid: number): number[] {
+  const found: number[] = []
+  const open = [pid]
+  for (let next = open.pop(); next !== undefined; next = open.pop())
+    for (const child of childrenOf(next)) {
+      if (found.length >= DESCENDANTS_MAX) return found
+      found.push(child)
+      open.push(child)
+    }
+  return found
+}
+
+/** What the kernel tells of a process that no other one with its number has. */
+export interface ProcessFacts {
+  readonly parent: number
+  readonly group: number
+  readonly session: number
+  /** Since the start of the machine. Numbers are given again, but never twice at one such moment. */
+  readonly startTicks: number
+}
+
+/** Undefined when it is gone; one that is only waiting to be reaped is gone, too. */
+export function findProcess(pid: number): ProcessFacts | undefined {
+  let text: string
+  try {
+    text = readFileSync(`/proc/${pid}/stat`, 'latin1')
+  } catch (error) {
+    ignoreGone(error)
+    return undefined
+  }
+  // Its name is in parentheses, and may have any byte in it.
+  const [state, ...numbers] = text.slice(text.lastIndexOf(')') + 2).split(' ')
+  const [parent = 0, group = 0, session = 0] = numbers.map(Number)
+  if (state === 'Z' || state === 'X') return undefined
+  return { parent, group, session, startTicks: Number(numbers[18]) }
+}
+
+/** One boot of this machine: start times are told apart only within it. */
+export function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 }
 
 /**

@@ -4,22 +4,18 @@
  * Ends with SIGKILL whatever it is that ends it: a build has nothing to tidy up, its directory goes.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, constants, openSync, writeFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import type { Socket } from 'node:net'
 import { basename, join } from 'node:path'
 import type { Clock, Timer } from '../base/clock.ts'
 import { hasCode, messageOf } from '../base/errors.ts'
+import { writeJobsFile } from '../jobs/jobs-file.ts'
 import type { LogStream } from '../wire/log-record.ts'
 import type { Usage } from '../wire/result.ts'
-import {
-  copyInputs,
-  makeAttemptDirectory,
-  plainPath,
-  takeOwnership,
-  usedBytes,
-  writeJobs,
-} from './attempt-directory.ts'
+import { copyInputs, makeAttemptDirectory, plainPath, takeOwnership } from './attempt-directory.ts'
+import { removeBuildRecord, writeBuildRecord } from './build-records.ts'
+import { BuildWatch } from './build-watch.ts'
 import type {
   BuildEnd,
   BuildLimits,
@@ -27,12 +23,29 @@ import type {
   BuildSpec,
   SandboxChoice,
 } from './executor-protocol.ts'
+import { BuildGroup } from './groups/build-group.ts'
+import { kernelControlFiles } from './groups/control-files.ts'
+import type { ExecutorGroups } from './groups/executor-groups.ts'
+import { MemoryMeter } from './groups/memory-meter.ts'
+import {
+  DESCRIPTORS,
+  SCRIPT_DESCRIPTORS,
+  type BuildJobs,
+  type JobControl,
+} from './jobs/build-jobs.ts'
 import { LogSpool } from './log-spool.ts'
-import { openMemoryMeter, type MemoryGroups, type MemoryMeter } from './memory-group.ts'
 import type { PipePool } from './pipe-pool.ts'
-import { childrenOf, DIRECTORY_VARIABLE, killLeftovers, killProcess } from './process-list.ts'
+import {
+  childrenOf,
+  descendantsOf,
+  DIRECTORY_VARIABLE,
+  killLeftovers,
+  killProcess,
+} from './process-list.ts'
+import { gatedCommand } from './plain-command.ts'
 import { parseReport, sandboxCommand } from './sandbox-command.ts'
-import type { HostLayout } from './sandbox-layout.ts'
+import { CONTROL, type HostLayout } from './sandbox-layout.ts'
+import { signalTree } from './stopped-processes.ts'
 import { SEARCH_PATH } from './tool-path.ts'
 
 export interface BuildDeps {
@@ -40,8 +53,12 @@ export interface BuildDeps {
   readonly pipes: PipePool
   readonly sandbox: SandboxChoice
   readonly layout: HostLayout
-  /** Left out where memory need not be measured. */
-  readonly groups?: MemoryGroups
+  /** Left out where builds are told of no number. */
+  readonly jobs?: BuildJobs
+  /** Left out where nothing need be measured or limited. */
+  readonly groups?: ExecutorGroups
+  /** Where it is written down what runs, for whoever comes after us; left out where nobody does. */
+  readonly dataDirectory?: string
 }
 
 /** Between two tries to kill what did not end yet. */
@@ -65,20 +82,36 @@ interface Started {
   readonly report: () => string
 }
 
+/** What is told of a build at its end, and the limit that nobody had seen it reach. */
+type Measured = Pick<BuildOutcome, 'memory' | 'diskBytes'> & {
+  readonly reached?: BuildEnd | undefined
+}
+
 export class RunningBuild {
   /** Never rejects. */
   readonly outcome: Promise<BuildOutcome>
   readonly #deps: BuildDeps
   readonly #spec: BuildSpec
+  /** Moved on by the time that it stood still. */
+  #limitsFromMs: number
   readonly #startedAtMs: number
   readonly #onLog: (sizeBytes: number) => void
   #limits: BuildLimits
   #jobs: number | undefined
+  #isHard: boolean
+  #group: BuildGroup
   #meter: MemoryMeter | undefined
+  #looks: BuildWatch | undefined
+  #measured: Measured | undefined
+  #isFrozen = false
+  #frozenAtMs: number | undefined
+  /** Writes a line of ours in its log, once there is one. */
+  #note: (line: string) => void = () => undefined
   #lastOutputAtMs: number
   #limitTimer: Timer | undefined
   #killTimer: Timer | undefined
   #child: ChildProcess | undefined
+  #control: JobControl | undefined
   #killedBy: BuildEnd | undefined
   #over = false
   #stderrTail = ''
@@ -88,8 +121,11 @@ export class RunningBuild {
     this.#spec = spec
     this.#limits = spec.limits
     this.#jobs = spec.jobs
+    this.#isHard = spec.isHard === true
+    this.#group = new BuildGroup(kernelControlFiles, {})
     this.#onLog = onLog
     this.#startedAtMs = deps.clock.nowMs()
+    this.#limitsFromMs = this.#startedAtMs
     this.#lastOutputAtMs = this.#startedAtMs
     this.outcome = this.#run()
   }
@@ -103,19 +139,42 @@ export class RunningBuild {
     if (this.#child !== undefined) this.#watch()
   }
 
-  setJobs(jobs: number): void {
+  setJobs(jobs: number, isHard = this.#isHard): void {
     if (this.#spec.jobs === undefined) return
     this.#jobs = jobs
+    this.#isHard = isHard
+    this.#group.setCpus(jobs, { hard: isHard })
     // Before there is a child there may be no directory yet; it is written with the last number then.
     if (this.#child === undefined || this.#over) return
     try {
-      writeJobs(this.#spec.directory, jobs)
+      writeJobsFile(join(this.#spec.directory, CONTROL), jobs)
+      this.#control?.setJobs(jobs)
     } catch (error) {
       this.#kill({
         kind: 'infrastructure',
         message: `telling it how many processors it has: ${messageOf(error)}`,
       })
     }
+  }
+
+  /** Stops all of it where it stands, or lets it go on. Its limits of time stand still meanwhile. */
+  freeze(isFrozen: boolean): void {
+    this.#isFrozen = isFrozen
+    if (this.#child === undefined || this.#over || this.#killedBy !== undefined) return
+    const nowMs = this.#deps.clock.nowMs()
+    if (isFrozen === (this.#frozenAtMs !== undefined)) return
+    if (!this.#group.freeze(isFrozen)) this.#signalStop(isFrozen)
+    if (this.#frozenAtMs !== undefined) {
+      this.#limitsFromMs += nowMs - this.#frozenAtMs
+      this.#lastOutputAtMs += nowMs - this.#frozenAtMs
+    }
+    this.#frozenAtMs = isFrozen ? nowMs : undefined
+    this.#note(
+      isFrozen
+        ? 'note: it stands still, for its machine has no processor for it now\n'
+        : 'note: it goes on\n',
+    )
+    this.#watch()
   }
 
   async #run(): Promise<BuildOutcome> {
@@ -127,11 +186,11 @@ export class RunningBuild {
         elapsedMs: () => this.#elapsedMs(),
         onGrowth: this.#onLog,
       })
-      const ran = await this.#execute(spool)
+      const log = spool
+      this.#note = (line) => noteIn(log, line)
+      const ran = await this.#executeControlled(spool)
       end = ran.end
       usage = ran.usage
-      const why = whyKilled(end, this.#limits)
-      if (why !== undefined) await spool.append('mesh', Buffer.from(why))
       await spool.close()
     } catch (error) {
       end = {
@@ -139,19 +198,37 @@ export class RunningBuild {
         message: `attempt ${this.#spec.attempt}: ${messageOf(error)}`,
       }
     }
-    const wallMs = this.#elapsedMs()
+    // What is learnt from it is how long it takes where it does not stand still.
+    const wallMs = this.#deps.clock.nowMs() - this.#limitsFromMs
     const logBytes = spool?.sizeBytes ?? 0
-    return { end, usage: { wallMs, ...usage }, logBytes, ...(await this.#measure()) }
+    const { memory, diskBytes } = await this.#measure()
+    return { end, usage: { wallMs, ...usage }, logBytes, memory, diskBytes }
   }
 
   /** What it had of memory and disk. That it cannot be told costs nobody the build. */
-  async #measure(): Promise<Pick<BuildOutcome, 'memory' | 'diskBytes'>> {
-    const meter = this.#meter
-    if (meter === undefined) return {}
+  async #measure(): Promise<Measured> {
+    const { clock, dataDirectory } = this.#deps
+    if (this.#measured !== undefined || this.#meter === undefined) return this.#measured ?? {}
+    this.#measured = { memory: this.#meter.end() }
     try {
-      return { memory: await meter.end(), diskBytes: await usedBytes(this.#spec.directory) }
+      const last = await this.#looks?.finish()
+      this.#measured = { ...this.#measured, diskBytes: last?.use.bytes, reached: last?.end }
+      await this.#group.remove(clock)
+      if (dataDirectory !== undefined) removeBuildRecord(dataDirectory, this.#spec.attempt)
     } catch {
-      return {}
+      // A directory that cannot be looked at, a group that is not empty: it is found at the next start.
+    }
+    return this.#measured
+  }
+
+  /** With its jobserver gone at the end, however that comes. */
+  async #executeControlled(
+    spool: LogSpool,
+  ): Promise<{ end: BuildEnd; usage: Pick<Usage, 'cpuMs' | 'maxRssBytes'> }> {
+    try {
+      return await this.#execute(spool)
+    } finally {
+      await this.#control?.end()
     }
   }
 
@@ -159,17 +236,14 @@ export class RunningBuild {
     spool: LogSpool,
   ): Promise<{ end: BuildEnd; usage: Pick<Usage, 'cpuMs' | 'maxRssBytes'> }> {
     const { clock, layout } = this.#deps
-    const sealed = this.#spec.isolation === 'namespace'
+    const sealed = this.#spec.isolation !== 'host'
     makeAttemptDirectory(this.#spec, sealed ? layout : undefined)
     const jobs = this.#jobs
-    if (jobs !== undefined) writeJobs(this.#spec.directory, jobs)
     if (!sealed) await copyInputs(this.#spec)
+    if (jobs !== undefined) await this.#openControl(jobs, spool)
     const [out, err] = [await this.#deps.pipes.take(), await this.#deps.pipes.take()]
     let started: Started | undefined
-    const { groups } = this.#deps
-    const { attempt, memoryLimitBytes: limitBytes } = this.#spec
-    if (groups !== undefined)
-      this.#meter = openMemoryMeter({ clock, groups }, { attempt, limitBytes })
+    this.#openGroup()
     try {
       if (this.#killedBy === undefined)
         started = sealed
@@ -190,7 +264,10 @@ export class RunningBuild {
       return { end: this.#killedBy ?? { kind: 'cancelled' }, usage: { cpuMs: 0, maxRssBytes: 0 } }
     }
     this.#child = started.child
+    if (started.child.pid !== undefined)
+      this.#control?.begun(started.child.pid, (line) => noteIn(spool, line))
     if (this.#jobs !== undefined && this.#jobs !== jobs) this.setJobs(this.#jobs)
+    if (this.#isFrozen) this.freeze(true)
     this.#watch()
     if (this.#killedBy !== undefined) this.#killNow()
     const ended = await started.ended
@@ -198,21 +275,23 @@ export class RunningBuild {
     this.#over = true
     this.#limitTimer?.cancel()
     this.#killTimer?.cancel()
-    if (!sealed) {
-      if (started.child.pid !== undefined) killProcess(-started.child.pid)
-      const left = await killLeftovers(clock, this.#spec.directory, 'attempt')
-      if (left > 0)
-        this.#killedBy ??= {
-          kind: 'infrastructure',
-          message: `${left} processes of the build cannot be killed`,
-        }
-    }
+    if (!sealed && started.child.pid !== undefined) killProcess(-started.child.pid)
+    const left =
+      (await this.#group.kill(clock)) +
+      (sealed ? 0 : await killLeftovers(clock, this.#spec.directory, 'attempt'))
+    if (left > 0)
+      this.#killedBy ??= {
+        kind: 'infrastructure',
+        message: `${left} processes of the build cannot be killed`,
+      }
     const drain = clock.setTimer(DRAIN_MS, () =>
       [out, err].forEach(({ reader }) => reader.destroy()),
     )
     await Promise.all(reading)
     drain.cancel()
     await takeOwnership(join(this.#spec.directory, 'out'))
+    const { reached } = await this.#measure()
+    this.#killedBy ??= reached
     if (!sealed)
       return { end: this.#killedBy ?? plainEnd(ended), usage: { cpuMs: 0, maxRssBytes: 0 } }
     const report = parseReport(started.report())
@@ -230,11 +309,28 @@ export class RunningBuild {
     return { end: this.#killedBy ?? end, usage: report }
   }
 
+  /** That its tools cannot be told of a number costs nobody the build: it has the one it began with. */
+  async #openControl(jobs: number, spool: LogSpool): Promise<void> {
+    writeJobsFile(join(this.#spec.directory, CONTROL), jobs)
+    const { sandbox, jobs: control } = this.#deps
+    const isScript = this.#spec.isolation !== 'host' && sandbox.method !== 'helper'
+    try {
+      this.#control = await control?.open(
+        this.#spec,
+        jobs,
+        isScript ? SCRIPT_DESCRIPTORS : DESCRIPTORS,
+      )
+    } catch (error) {
+      noteIn(spool, `note: it has no jobserver: ${messageOf(error)}\n`)
+    }
+  }
+
   async #startSealed(output: readonly [number, number]): Promise<Started> {
     const { command, args, input, files } = sandboxCommand(
       this.#deps.sandbox,
       this.#deps.layout,
-      this.#spec,
+      { ...this.#spec, env: { ...this.#control?.env, ...this.#spec.env } },
+      this.#control?.inherited,
     )
     const descriptors: (number | 'ignore')[] = []
     try {
@@ -276,26 +372,74 @@ export class RunningBuild {
   #startPlain(output: readonly [number, number]): Started {
     const spec = this.#spec
     const [builder = '', ...args] = spec.argv
-    const env: Record<string, string> = { [DIRECTORY_VARIABLE]: spec.directory }
+    const env: Record<string, string> = {
+      [DIRECTORY_VARIABLE]: spec.directory,
+      ...this.#control?.env,
+    }
     for (const [name, value] of Object.entries(spec.env)) env[name] = plainPath(spec, value)
-    const child = spawn(plainPath(spec, builder), args, {
-      stdio: ['ignore', ...output],
+    const plain = { builder: plainPath(spec, builder), args, env, cwd: plainPath(spec, spec.cwd) }
+    const gated = this.#group.paths.length > 0 ? gatedCommand(plain) : undefined
+    const stdio: (number | 'ignore' | 'pipe')[] = ['ignore', ...output]
+    if (gated !== undefined) stdio.push('pipe')
+    const fifo = this.#control?.inherited
+    if (fifo !== undefined)
+      for (let fd = stdio.length; fd <= DESCRIPTORS[1]; fd++)
+        stdio.push(fd < DESCRIPTORS[0] ? 'ignore' : openSync(fifo, constants.O_RDWR))
+    const child = spawn(gated?.command ?? plain.builder, gated?.args ?? args, {
+      stdio,
       env,
-      cwd: plainPath(spec, spec.cwd),
+      cwd: plain.cwd,
       detached: true,
     })
+    for (const fd of stdio.slice(DESCRIPTORS[0])) if (typeof fd === 'number') closeSync(fd)
     this.#weigh(child)
+    const gate = gated === undefined ? undefined : child.stdio[3]
+    if (gate !== null && gate !== undefined && 'write' in gate) {
+      gate.on('error', () => {
+        // It was killed before it read: its end tells.
+      })
+      gate.end('go\n')
+    }
     return { child, ended: endOf(child), report: () => '' }
   }
 
-  /** Begins to measure its memory. A build that cannot be measured is run all the same. */
+  /** Makes its control groups, as far as this machine lets us. */
+  #openGroup(): void {
+    const { clock, groups } = this.#deps
+    if (groups === undefined) return
+    const { attempt, directory, memoryLimitBytes: memoryBytes, processesMax } = this.#spec
+    this.#group = groups.open({ attempt, memoryBytes, processesMax })
+    if (this.#jobs !== undefined) this.#group.setCpus(this.#jobs, { hard: this.#isHard })
+    this.#meter = new MemoryMeter(clock, this.#group)
+    this.#looks = new BuildWatch(
+      { clock, group: this.#group },
+      directory,
+      () => ({
+        ...this.#limits,
+        diskBytes: this.#spec.diskLimitBytes,
+        processesMax: processesMax ?? groups.processesMax,
+      }),
+      (end) => this.#kill(end),
+    )
+  }
+
+  /** Puts it in its groups, writes it down, and begins to look at it. */
   #weigh({ pid }: ChildProcess): void {
-    if (pid === undefined) return
-    try {
-      this.#meter?.add(pid)
-    } catch {
-      // It may have ended already.
+    const { dataDirectory } = this.#deps
+    if (pid === undefined || this.#meter === undefined) return
+    const { attempt, directory } = this.#spec
+    preferToEnd(pid)
+    // What it began before it was in is taken in after it, until nobody new is found: those that come later are in.
+    const known = new Set<number>()
+    for (let found = [pid]; found.length > 0;) {
+      for (const each of found) this.#group.add(each)
+      for (const each of found) known.add(each)
+      found = descendantsOf(pid).filter((each) => !known.has(each))
     }
+    if (dataDirectory !== undefined)
+      writeBuildRecord(dataDirectory, { attempt, directory, pid, groups: this.#group.at })
+    this.#meter.start(pid)
+    this.#looks?.start()
   }
 
   async #read(stream: LogStream, reader: Socket, spool: LogSpool): Promise<void> {
@@ -319,9 +463,9 @@ export class RunningBuild {
   /** Arms the timer for the limit that comes first. */
   #watch(): void {
     this.#limitTimer?.cancel()
-    if (this.#over) return
+    if (this.#over || this.#frozenAtMs !== undefined) return
     const nowMs = this.#deps.clock.nowMs()
-    const timeoutInMs = this.#startedAtMs + this.#limits.timeoutMs - nowMs
+    const timeoutInMs = this.#limitsFromMs + this.#limits.timeoutMs - nowMs
     const silentInMs = this.#lastOutputAtMs + this.#limits.maxSilentMs - nowMs
     if (timeoutInMs <= 0) return this.#kill({ kind: 'limit', limit: 'timeout' })
     if (silentInMs <= 0) return this.#kill({ kind: 'limit', limit: 'silent' })
@@ -345,16 +489,41 @@ export class RunningBuild {
     this.#killTimer = this.#deps.clock.setTimer(KILL_AGAIN_MS, () => this.#killNow())
     if (this.#spec.isolation === 'host') {
       killProcess(-pid)
+      this.#group.killOnce()
       return
     }
+    // What stands still may not die before it goes on.
+    if (this.#frozenAtMs !== undefined) this.#group.freeze(false)
     // The child of the outermost process is the first of the pid namespace: with it all others die, and
     // only then the outer one ends. Before there is a child, the outer one is all there is.
     const children = childrenOf(pid)
     for (const target of children.length > 0 ? children : [pid]) killProcess(target)
   }
 
+  /** Where there is no freezer. What waits for it outside of its walls goes on in any case. */
+  #signalStop(isFrozen: boolean): void {
+    const pid = this.#child?.pid
+    if (pid === undefined) return
+    const isRootIncluded = !isFrozen || this.#spec.isolation === 'host'
+    signalTree(pid, isFrozen ? 'SIGSTOP' : 'SIGCONT', { isRootIncluded })
+  }
+
   #elapsedMs(): number {
     return this.#deps.clock.nowMs() - this.#startedAtMs
+  }
+}
+
+/** A line of our own in its log; on a full disk it is lost, and what the build says next tells of that. */
+function noteIn(spool: LogSpool, line: string): void {
+  spool.append('mesh', Buffer.from(line)).catch(() => {})
+}
+
+/** Out of memory, the kernel ends rather a build than its daemon. */
+function preferToEnd(pid: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, '500')
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT', 'ESRCH', 'EACCES', 'EPERM')) throw error
   }
 }
 
@@ -377,17 +546,4 @@ function startFailure(sealed: boolean, spec: BuildSpec, error: unknown): BuildEn
   if (!sealed && hasCode(error, 'ENOENT', 'EACCES', 'ENOEXEC', 'ENOTDIR', 'E2BIG', 'ELOOP'))
     return { kind: 'builder-not-found', message: `${spec.argv[0]}: ${messageOf(error)}` }
   return { kind: 'infrastructure', message: `starting the build: ${messageOf(error)}` }
-}
-
-function whyKilled(end: BuildEnd, limits: BuildLimits): string | undefined {
-  if (end.kind === 'cancelled') return 'killed: cancelled\n'
-  if (end.kind !== 'limit') return undefined
-  switch (end.limit) {
-    case 'timeout':
-      return `killed: it ran longer than ${limits.timeoutMs / 1000} s (run.timeout)\n`
-    case 'silent':
-      return `killed: it printed nothing for ${limits.maxSilentMs / 1000} s (run.max-silent)\n`
-    case 'log':
-      return `killed: it printed more than ${limits.maxLogBytes} bytes (run.max-log)\n`
-  }
 }

@@ -106,7 +106,7 @@ test('checks: are told of the job in their environment', async () => {
 test('checks: one that is missing refuses all, and the node says so', async () => {
   const refused = await ask([undefined])
   assert.equal(refused?.scope, 'all')
-  assert.match(refused?.reason ?? '', /cannot be run: .*ENOENT/)
+  assert.match(refused?.reason ?? '', /cannot be run: .*there is no such program/)
   assert.match(notes.at(-1) ?? '', /^check .* cannot be run/)
 })
 

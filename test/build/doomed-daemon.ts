@@ -4,7 +4,10 @@ import { join } from 'node:path'
 import { systemClock } from '../../src/base/clock.ts'
 import { openExecutor } from '../../src/build/executor.ts'
 
-const [directory = '', mark = ''] = process.argv.slice(2)
+const [directory = '', mark = '', manner = ''] = process.argv.slice(2)
+/** Out of its session, without its environment, and with nobody above it. */
+const flee = `(env -i setsid sh -c 'sleep 0.2; sleep ${mark} & sleep ${mark} & wait' > /dev/null 2>&1 &); echo begin; env -i sleep 1000`
+const stay = `(setsid sleep ${mark} &); echo begin; sleep ${mark}`
 const executor = await openExecutor(
   { clock: systemClock(), log: { info() {}, warn() {} } },
   { directory },
@@ -18,7 +21,7 @@ for (const isolation of isolations) {
     attempt: `a-${isolation}`,
     isolation,
     directory: path,
-    argv: ['/bin/sh', '-c', `(setsid sleep ${mark} &); echo begin; sleep ${mark}`],
+    argv: ['/bin/sh', '-c', manner === 'fleeing' ? flee : stay],
     env: { PATH: '/usr/bin:/bin' },
     cwd: '/build/work',
     inputs: [],

@@ -1,8 +1,7 @@
 /** What builds are seen to have of memory and disk, and how the kernel's end for want of it is told. */
 import assert from 'node:assert/strict'
-import { readdir } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
 import { test } from 'node:test'
-import { findMemoryGroups } from '../../src/build/memory-group.ts'
 import { SEALED_METHODS, Builds } from './builds.ts'
 
 const MIB = 2 ** 20
@@ -41,9 +40,10 @@ test('memory: files that were read and written are no memory', async (context) =
 
 test('memory: beyond its limit the kernel ends it, and that is told', async (context) => {
   await using builds = await Builds.open()
-  const { parent } = findMemoryGroups()
-  if (parent === undefined) {
-    context.skip('no control group can be made here')
+  if (builds.executor.controls.of.memory === undefined) {
+    context.skip(
+      `no control group can be made here: ${builds.executor.controls.reasons.join('; ')}`,
+    )
     return
   }
   const limited = { memoryLimitBytes: 64 * MIB }
@@ -54,10 +54,6 @@ test('memory: beyond its limit the kernel ends it, and that is told', async (con
   const beyond = await builds.run(`${hold(400)} || exit 7`, limited)
   assert.equal(beyond.outcome.memory?.isOut, true)
   assert.notDeepEqual(beyond.outcome.end, { kind: 'exited', code: 0 })
-  const left = await readdir(parent.path)
-  assert.deepEqual(
-    left.filter((name) => name.startsWith('mesh-') && name.includes(`-a-${process.pid}x`)),
-    [],
-    'its groups are gone',
-  )
+  const ours = ['/sys/fs/cgroup', '-name', `build-a-${process.pid}x*`]
+  assert.equal(execFileSync('find', ours, { encoding: 'utf8' }), '', 'its groups are gone')
 })

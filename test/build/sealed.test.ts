@@ -285,7 +285,6 @@ function contract(
     const limits = { timeoutMs: 60_000, maxSilentMs: 60_000, maxLogBytes: 4096 }
     const timeout = await builds().run(script, { limits: { ...limits, timeoutMs: 300 } })
     assert.deepEqual(timeout.outcome.end, { kind: 'limit', limit: 'timeout' })
-    assert.equal(timeout.notes, 'killed: it ran longer than 0.3 s (run.timeout)\n')
     const silent = await builds().run(`echo begin; ${script}`, {
       limits: { ...limits, maxSilentMs: 300 },
     })
@@ -297,7 +296,6 @@ function contract(
       flood.outcome.logBytes > 4000 && flood.outcome.logBytes < 4300,
       `${flood.outcome.logBytes}`,
     )
-    assert.equal(flood.records.at(-1)?.stream, 'mesh')
     const { build } = await builds().start(`echo begin; ${script}`)
     await new Promise<void>((resolve) => build.onLog(() => resolve()))
     build.cancel()
