@@ -5,6 +5,7 @@
  * It is told what should be (`take`) and tells what is (`sync`), level-triggered: a lost message of either
  * kind is made up for by the next one.
  */
+import { existsSync } from 'node:fs'
 import { mkdir, open, readdir, statfs } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { join } from 'node:path'
@@ -18,7 +19,7 @@ import type { BlobStore } from '../store/blob-store.ts'
 import { BUILD_ROOT, decodeAction, type Action } from '../wire/action.ts'
 import { sha256, type BlobRef, type Digest } from '../wire/digest.ts'
 import type { BytesMoved, Phases } from '../wire/facts.ts'
-import { encodeLogRecord, LogDecoder } from '../wire/log-record.ts'
+import { encodeLogRecord } from '../wire/log-record.ts'
 import {
   signResult,
   type ActionResult,
@@ -26,6 +27,7 @@ import {
   type Signer,
   type Usage,
 } from '../wire/result.ts'
+import { AttemptId } from '../wire/names.ts'
 import { blobOf, type Entry } from '../wire/tree.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
 import type {
@@ -36,11 +38,19 @@ import type {
   RunningAttempt,
 } from '../wire/work-messages.ts'
 import type { AcceptanceChecks } from './acceptance-checks.ts'
+import { closeLog, tailOf } from './attempt-log.ts'
+import type { AttemptRecord, AttemptRecords } from './attempt-records.ts'
 import { fetchSource } from './builtin-fetch.ts'
 import type { Build, BuildEnd, BuildInput, Executor } from './executor.ts'
+import { imageRootOf } from './image-root.ts'
+import type { Runnable } from './probe/systems.ts'
 import { JOBS_FILE } from './executor-protocol.ts'
+import { NotKept, prepareKept } from './kept-directory.ts'
+import { lastLine } from './last-line.ts'
+import { shareOut, type Share } from './local-share.ts'
+import { describeLimit, diskLimitOf } from './limit-failure.ts'
 import type { Materialised, MaterialisedTrees } from './materialised.ts'
-import type { MemoryUse } from './memory-group.ts'
+import type { MemoryUse } from './groups/memory-meter.ts'
 
 /** Inputs that are fetched and laid out at once per attempt. */
 const INPUTS_AT_ONCE = 8
@@ -48,6 +58,10 @@ const INPUTS_AT_ONCE = 8
 const LOG_TAIL_BYTES = 8 * 1024
 /** With less than this free on its disk a build that fails has failed for want of room. */
 const DISK_FULL_BYTES = 256 * 1024
+const STOPPING = 'the node is stopping'
+/** Jobs whose outputs are remembered as made lately, and for how long. */
+const MADE_MAX = 256
+const MADE_MS = 120_000
 /** How long a change of phase may wait to be told. */
 const TELL_MS = 25
 /** Finished outcomes that wait for their granter; beyond it nothing new is begun. */
@@ -68,11 +82,17 @@ export interface WorkerDeps {
   /** Without them attempts are cleared away on the main thread. */
   readonly workers?: FileWorkers
   readonly obtain: Obtain
+  /** Whose programs this machine runs, for images of them. */
+  readonly systems?: readonly Runnable[]
   /** Asked before an attempt begins. */
   readonly checks?: AcceptanceChecks
   /** Keeps blobs, directories with all that is in them, in the store until it is disposed of. */
   readonly hold: (entries: readonly Entry[]) => Disposable
   readonly signer: Signer
+  /** How much of the disk is free, and how much of it the store wants free. */
+  readonly space?: () => { readonly freeBytes: number; readonly floorBytes: number }
+  /** Where it is noted which logs and directories are kept. */
+  readonly records?: AttemptRecords
   /** How fast this machine is, as far as it is known. */
   readonly speed?: () => number
   /** Called whenever `running` or `finished` have changed. */
@@ -97,6 +117,11 @@ export interface Orders {
   readonly allotments?: readonly { readonly attempt: string; readonly cpus: number }[] | undefined
 }
 
+/** What of an action has to be in the store before it begins, by what people know it as. */
+function entriesOfAction({ inputs, image = [] }: Action): [string, Entry][] {
+  return [...inputs, ...image.map((layer, at): [string, Entry] => [`image ${at + 1}`, layer])]
+}
+
 interface Running {
   readonly lease: Lease
   readonly abort: AbortController
@@ -112,6 +137,8 @@ interface Running {
   cpus: number
   measured: Measured | undefined
   logBytes: number
+  /** When its build was started, which the times in its log count from. */
+  startedAtMs: number | undefined
 }
 
 /** A live log: the spool file and how much of it is written. */
@@ -131,7 +158,10 @@ export class Worker {
   readonly #running = new Map<string, Running>()
   readonly #finished = new Map<string, FinishedAttempt>()
   readonly #tasks = new Set<Promise<void>>()
+  /** Oldest first. */
+  readonly #made: { readonly atMs: number; readonly entries: readonly Entry[] }[] = []
   #epoch = 0
+  #slots: number | undefined
   #telling: Timer | undefined
 
   constructor(deps: WorkerDeps, options: WorkerOptions) {
@@ -142,12 +172,73 @@ export class Worker {
   /** Removes what attempts of an earlier process left behind. */
   async start(): Promise<void> {
     await mkdir(this.#options.directory, { recursive: true, mode: 0o711 })
-    for (const name of await readdir(this.#options.directory))
+    for (const name of await readdir(this.#options.directory)) {
+      await this.#salvage(name)
       await this.#remove(join(this.#options.directory, name))
+    }
+  }
+
+  /** The logs that this node keeps of attempts that have ended. */
+  get records(): AttemptRecords | undefined {
+    return this.#deps.records
+  }
+
+  /** Keeps the log of an attempt that was cut short with the node. */
+  async #salvage(attempt: string): Promise<void> {
+    const { records, store, log, clock } = this.#deps
+    const path = join(this.#options.directory, attempt, 'log')
+    if (records === undefined || !AttemptId.safeParse(attempt).success || !existsSync(path)) return
+    try {
+      const line = 'lost: its node was killed or restarted while it ran (MESH0505)'
+      await closeLog(path, line, { atMs: 0, isWhole: false })
+      const ref = await store.putFile(path, { move: true })
+      const endedAtWall = clock.wallMs()
+      const known = { job: '' as const, name: '', system: '', isolation: '' }
+      const what = { end: 'lost', lastLine: line, log: ref, kept: null }
+      records.add({ v: 1, attempt, ...known, endedAtWall, ...what })
+    } catch (error) {
+      log.warn({ err: error, attempt }, 'log of a lost attempt was not kept')
+    }
   }
 
   #remove(path: string): Promise<void> {
     return runJob(this.#deps.workers ?? inlineFileWorkers(), 'remove-tree', path)
+  }
+
+  /** Processors that all builds of this node have together, whatever their granters say; undefined for no limit. */
+  setSlots(slots: number | undefined): void {
+    this.#slots = slots
+    this.#share()
+  }
+
+  /** Builds that run, paused ones included. */
+  get buildCount(): number {
+    return this.#builds.length
+  }
+
+  /** In the order in which they were begun. */
+  get #builds(): Running[] {
+    return [...this.#running.values()].filter(
+      ({ phase, build }) => phase === 'building' && build !== undefined,
+    )
+  }
+
+  /** Divides the slots among the builds, and `newcomer` as the last of them. */
+  #sharesWith(newcomer?: Running): Share[] {
+    const builds = newcomer === undefined ? this.#builds : [...this.#builds, newcomer]
+    return shareOut(
+      this.#slots,
+      builds.map(({ lease, cpus }) => ({ attempt: lease.attempt, allotted: cpus })),
+    )
+  }
+
+  /** Where the machine is not all for builds, none may use what others leave idle for a moment. */
+  #share(): void {
+    for (const { attempt, jobs, isPaused } of this.#sharesWith()) {
+      const build = this.#running.get(attempt)?.build
+      build?.setJobs(jobs, { isHard: this.#slots !== undefined })
+      build?.freeze(isPaused)
+    }
   }
 
   get running(): RunningAttempt[] {
@@ -178,8 +269,8 @@ export class Worker {
       const running = this.#running.get(attempt)
       if (running === undefined || running.cpus === cpus) continue
       running.cpus = cpus
-      running.build?.setJobs(cpus)
     }
+    this.#share()
     for (const attempt of orders.cancel)
       this.#running.get(attempt)?.abort.abort(new MeshError('MESH0304', 'nobody needs it any more'))
     let hasChanged = orders.grants.length > 0
@@ -203,6 +294,12 @@ export class Worker {
     }
   }
 
+  /** Outputs made lately: it may be that nobody else has them yet. */
+  get recentOutputs(): readonly Entry[] {
+    const sinceMs = this.#deps.clock.nowMs() - MADE_MS
+    return this.#made.flatMap(({ atMs, entries }) => (atMs >= sinceMs ? entries : []))
+  }
+
   /** Resolves when nothing runs. Nothing new is asked for once the node drains. */
   async idle(): Promise<void> {
     while (this.#tasks.size > 0) await Promise.all(this.#tasks)
@@ -211,7 +308,7 @@ export class Worker {
   /** Ends everything that runs. */
   async stop(): Promise<void> {
     for (const running of this.#running.values())
-      running.abort.abort(new MeshError('MESH0108', 'the node is stopping'))
+      running.abort.abort(new MeshError('MESH0108', STOPPING))
     await this.idle()
   }
 
@@ -231,6 +328,7 @@ export class Worker {
       cpus: Math.max(1, lease.cpus),
       measured: undefined,
       logBytes: 0,
+      startedAtMs: undefined,
     }
     this.#running.set(lease.attempt, running)
     const task = this.#run(running).finally(() => this.#tasks.delete(task))
@@ -242,10 +340,11 @@ export class Worker {
     const { log } = this.#deps
     let outcome: AttemptOutcome
     let usage: Usage | null = null
+    let action: Action | undefined
     try {
       if (this.#finished.size >= FINISHED_MAX)
         throw new MeshError('MESH0505', `${FINISHED_MAX} outcomes wait for their owner already`)
-      const action = decodeAction(lease.action)
+      action = decodeAction(lease.action)
       await mkdir(running.directory, { mode: 0o711 })
       const { directory, abort } = running
       const refused = await this.#deps.checks?.ask(lease, action, {
@@ -266,6 +365,7 @@ export class Worker {
           'attempt failed on this node',
         )
     }
+    outcome = await this.#conclude(running, action, outcome)
     this.#enter(running, running.phase)
     this.#finished.set(lease.attempt, {
       attempt: lease.attempt,
@@ -320,7 +420,12 @@ export class Worker {
     const { lease, abort } = running
     const { executor, hold } = this.#deps
     using holding = new DisposableStack()
-    holding.use(hold(action.inputs.map(([, entry]) => entry)))
+    holding.use(hold(entriesOfAction(action).map(([, entry]) => entry)))
+    const layer = action.image?.findIndex(({ kind }) => kind !== 'dir') ?? -1
+    if (layer !== -1) {
+      const what = `layer ${layer + 1} of its image is a ${action.image?.[layer]?.kind}, not a directory`
+      return { outcome: this.#failed('MESH0406', what, 127), usage: null }
+    }
     this.#enter(running, 'fetching')
     await this.#obtainInputs(running, action)
     const held: Materialised[] = []
@@ -328,8 +433,14 @@ export class Worker {
       const inputs: BuildInput[] = []
       for (const [path, entry] of action.inputs)
         inputs.push({ path, source: await this.#place(entry, held) })
+      const image = await imageRootOf(action, lease.host ?? action.system, {
+        trees: this.#deps.trees,
+        systems: this.#deps.systems ?? [],
+        held,
+      })
       abort.signal.throwIfAborted()
       this.#enter(running, 'building')
+      const jobs = this.#sharesWith(running).at(-1)?.jobs ?? running.cpus
       const build = executor.start({
         attempt: lease.attempt,
         isolation: lease.isolation,
@@ -337,7 +448,7 @@ export class Worker {
         argv: action.argv,
         env: {
           ...action.env,
-          MESH_JOBS: String(running.cpus),
+          MESH_JOBS: String(jobs),
           MESH_JOBS_FILE: JOBS_FILE,
           MESH_JOB: lease.job,
           MESH_NODE: this.#options.name,
@@ -345,12 +456,18 @@ export class Worker {
         },
         cwd: action.cwd,
         inputs,
+        image,
+        ...(lease.features?.includes('kvm') === true ? { devices: ['/dev/kvm'] } : {}),
         network: action.network,
         limits: running.limits,
-        jobs: running.cpus,
+        jobs,
+        jobsMost: lease.terms?.cpusMax ?? lease.cpusMax,
         memoryLimitBytes: lease.memoryLimitBytes,
+        diskLimitBytes: diskLimitOf(lease.diskBytes, this.#deps.space?.()),
       })
       running.build = build
+      this.#share()
+      running.startedAtMs = this.#deps.clock.nowMs()
       build.onLog((sizeBytes) => {
         running.logBytes = sizeBytes
         for (const listener of running.listeners) listener()
@@ -361,6 +478,7 @@ export class Worker {
       abort.signal.removeEventListener('abort', onAbort)
       running.measured = this.#measured(usage, memory, diskBytes)
       this.#enter(running, 'uploading')
+      this.#share()
       if (memory?.isOut === true && !isWell(end))
         return { outcome: await this.#outOfMemory(running, end, memory), usage }
       return { outcome: await this.#outcomeOf(running, action, end, usage), usage }
@@ -388,7 +506,6 @@ export class Worker {
         ? `the machine had no more, and it was seen to have ${formatSize(memory.peakBytes)}`
         : `it may have ${formatSize(memoryLimitBytes)}`
     return this.#failed(
-      running,
       'MESH0404',
       `the kernel ended a process of it for want of memory: ${limit}`,
       exitCodeOf(end),
@@ -400,7 +517,7 @@ export class Worker {
     const hints = new Map(lease.hints)
     const missing: Digest[] = []
     let message = ''
-    await mapLimited(action.inputs, INPUTS_AT_ONCE, async ([path, entry]) => {
+    await mapLimited(entriesOfAction(action), INPUTS_AT_ONCE, async ([path, entry]) => {
       const blob = blobOf(entry)
       if (blob === undefined) return
       const peers = (hints.get(blob.digest) ?? []).flatMap((at) => lease.peers[at] ?? [])
@@ -432,39 +549,24 @@ export class Worker {
     await this.#checkRoom(running, end)
     switch (end.kind) {
       case 'cancelled':
-        return { kind: 'cancelled' }
+        return cancelled(running.abort.signal)
       case 'infrastructure':
         throw new MeshError('MESH0505', end.message)
       case 'builder-not-found':
-        return this.#failed(running, 'MESH0406', end.message, 127)
+        return this.#failed('MESH0406', end.message, 127)
       case 'signalled':
-        return this.#failed(
-          running,
-          'MESH0401',
-          `ended by ${end.signal}`,
-          128 + (SIGNALS[end.signal] ?? 0),
-        )
+        return this.#failed('MESH0401', `ended by ${end.signal}`, 128 + (SIGNALS[end.signal] ?? 0))
       case 'limit': {
-        const value = {
-          timeout: running.limits.timeoutMs,
-          silent: running.limits.maxSilentMs,
-          log: running.limits.maxLogBytes,
-        }[end.limit]
-        const texts = {
-          timeout: `ran longer than run.timeout (${value / 1000} s)`,
-          silent: `printed nothing for run.max-silent (${value / 1000} s)`,
-          log: `printed more than run.max-log (${value} bytes)`,
-        }
-        const outcome = await this.#failed(
-          running,
-          'MESH0402',
-          `${texts[end.limit]} and was killed`,
-          1,
-        )
-        return { ...outcome, limit: { name: end.limit, value } }
+        if (end.limit === 'disk' && running.lease.diskBytes === 0)
+          throw new MeshError(
+            'MESH0503',
+            `the disk of ${this.#options.name} is full, as far as one build may fill it: ${running.lease.name} took more than ${formatSize(end.value ?? 0)}; say how much it needs in needs.disk`,
+          )
+        const { message, ...limit } = describeLimit(end, running.limits)
+        return { ...this.#failed('MESH0402', message, 1), ...limit }
       }
       case 'exited':
-        if (end.code !== 0) return this.#failed(running, 'MESH0401', `exit ${end.code}`, end.code)
+        if (end.code !== 0) return this.#failed('MESH0401', `exit ${end.code}`, end.code)
         return this.#succeeded(running, action, usage)
     }
   }
@@ -494,7 +596,6 @@ export class Worker {
         const others =
           made.length === 0 ? 'it created no output' : `it created: ${made.slice(0, 20).join(', ')}`
         return this.#failed(
-          running,
           'MESH0403',
           `the builder ended with 0 but did not create $${name}; ${others}`,
           1,
@@ -508,7 +609,6 @@ export class Worker {
           (error.code === 'MESH0207' || error.code === 'MESH0211' || error.code === 'MESH0210')
         )
           return this.#failed(
-            running,
             'MESH0408',
             `output ${name}: ${error.message.replaceAll(running.directory, BUILD_ROOT)}`,
             1,
@@ -517,6 +617,8 @@ export class Worker {
       }
     }
     const log = await this.#keepLog(running)
+    this.#made.push({ atMs: this.#deps.clock.nowMs(), entries: Object.values(outputs) })
+    if (this.#made.length > MADE_MAX) this.#made.shift()
     return { kind: 'built', result: this.#sign(running, action, outputs, log, usage) }
   }
 
@@ -541,11 +643,13 @@ export class Worker {
       builder: {
         peerId: this.#deps.signer.peerId,
         name: this.#options.name,
-        system: action.system,
+        // Of the environment that it ran in, which for a cross build is not what its outputs are for.
+        system: lease.host ?? action.system,
         isolation: lease.isolation,
       },
       endedAtWallMs: this.#deps.clock.wallMs(),
     }
+    this.#note(running, { end: 'built', lastLine: null, log, kept: null })
     return signResult(result, this.#deps.signer)
   }
 
@@ -560,37 +664,83 @@ export class Worker {
     }
   }
 
-  async #failed(
-    running: Running,
-    code: Extract<AttemptOutcome, { kind: 'failed' }>['code'],
-    message: string,
-    exitCode: number,
-  ): Promise<Extract<AttemptOutcome, { kind: 'failed' }>> {
-    const log = await this.#keepLog(running)
+  #failed(code: Failed['code'], message: string, exitCode: number): Failed {
     return {
       kind: 'failed',
       code,
       message: message.slice(0, 4096),
       exitCode: Math.min(255, Math.max(0, exitCode)),
-      log,
-      logTail: await this.#tailOf(log),
+      log: null,
+      logTail: '',
     }
   }
 
-  /** The last lines of stdout and stderr, without what cannot be text. */
-  async #tailOf(log: BlobRef): Promise<string> {
-    const offsetBytes = 0
-    const reader = await this.#deps.store.open(log.digest, { offsetBytes })
-    if (reader === undefined) return ''
-    const decoder = new LogDecoder()
-    let tail = Buffer.alloc(0)
-    for await (const piece of reader) {
-      for (const record of decoder.push(piece)) {
-        tail = Buffer.concat([tail, record.bytes])
-        if (tail.byteLength > LOG_TAIL_BYTES) tail = tail.subarray(tail.byteLength - LOG_TAIL_BYTES)
-      }
+  /** Keeps what the attempt leaves: of a failure its directory, where that is wanted, and of all the log. */
+  async #conclude(
+    running: Running,
+    action: Action | undefined,
+    ended: AttemptOutcome,
+  ): Promise<AttemptOutcome> {
+    const { lease, directory } = running
+    try {
+      if (ended.kind === 'built') return ended
+      const kept =
+        ended.kind === 'failed' && running.limits.keepFailed === true && action !== undefined
+          ? await this.#keepDirectory(running, action)
+          : null
+      const outcome: AttemptOutcome =
+        ended.kind === 'failed' && kept !== null
+          ? { ...ended, kept: { kind: 'dir', digest: kept.digest, size: kept.size } }
+          : ended
+      const line = lastLine(outcome, messageOf(running.abort.signal.reason)) ?? null
+      if (line === null || outcome.kind === 'returned' || outcome.kind === 'refused') return outcome
+      const path = join(directory, 'log')
+      running.logBytes = await closeLog(path, line, {
+        atMs:
+          running.startedAtMs === undefined ? 0 : this.#deps.clock.nowMs() - running.startedAtMs,
+        isWhole: outcome.kind === 'failed',
+      })
+      for (const listener of running.listeners) listener()
+      const logTail = outcome.kind === 'failed' ? await tailOf(path, LOG_TAIL_BYTES) : ''
+      const log = await this.#keepLog(running)
+      this.#note(running, { end: outcome.kind, lastLine: line, log, kept })
+      if (outcome.kind === 'failed') return { ...outcome, log, logTail }
+      return outcome.kind === 'missing' ? outcome : { ...outcome, log }
+    } catch (error) {
+      this.#deps.log.warn({ err: error, attempt: lease.attempt }, 'log of an attempt was not kept')
+      return ended
     }
-    return tail.toString('utf8').replaceAll('\0', '').replaceAll('\ufffd', '')
+  }
+
+  #note({ lease }: Running, what: Pick<AttemptRecord, 'end' | 'lastLine' | 'log' | 'kept'>): void {
+    const { attempt, job, name, isolation } = lease
+    const endedAtWall = this.#deps.clock.wallMs()
+    const system = lease.terms?.host ?? ''
+    this.#deps.records?.add({ v: 1, attempt, job, name, system, isolation, endedAtWall, ...what })
+  }
+
+  /** Null where it cannot be kept: the build has failed for its own reason, which is told all the same. */
+  async #keepDirectory(
+    { directory, lease }: Running,
+    action: Action,
+  ): Promise<AttemptRecord['kept']> {
+    const { records, store, log } = this.#deps
+    if (records === undefined) return null
+    const { attempt: id, job, name } = lease
+    try {
+      const { path, sizeBytes } = await prepareKept(directory, { id, job, name }, action, {
+        sizeBytesMax: records.treeBytesMax,
+      })
+      const entry = await store.putTree(path)
+      if (entry.kind !== 'dir') return null
+      return { digest: entry.digest, size: entry.size, treeBytes: sizeBytes }
+    } catch (error) {
+      const line = `its directory is not kept: ${messageOf(error)}`
+      if (!(error instanceof NotKept))
+        log.warn({ err: error, attempt: id }, 'directory of a failed attempt was not kept')
+      await closeLog(join(directory, 'log'), line, { atMs: 0, isWhole: true })
+      return null
+    }
   }
 
   async #fetch(
@@ -640,13 +790,15 @@ export class Worker {
       await spool.close()
     }
     if (end.kind === 'wrong')
-      return { outcome: await this.#failed(running, 'MESH0407', end.message, 1), usage: null }
+      return { outcome: this.#failed('MESH0407', end.message, 1), usage: null }
     return {
       outcome: { kind: 'infrastructure', code: 'MESH0504', message: end.message.slice(0, 4096) },
       usage: null,
     }
   }
 }
+
+type Failed = Extract<AttemptOutcome, { kind: 'failed' }>
 
 /** Inputs that no peer and no mirror has. */
 class MissingInputs extends Error {
@@ -658,7 +810,7 @@ class MissingInputs extends Error {
 }
 
 function outcomeOfError(error: unknown, signal: AbortSignal): AttemptOutcome {
-  if (signal.aborted) return { kind: 'cancelled' }
+  if (signal.aborted) return cancelled(signal)
   if (error instanceof MissingInputs)
     return { kind: 'missing', inputs: [...error.inputs], message: error.message.slice(0, 4096) }
   const isFull =
@@ -668,6 +820,12 @@ function outcomeOfError(error: unknown, signal: AbortSignal): AttemptOutcome {
     code: isFull ? 'MESH0503' : 'MESH0505',
     message: messageOf(error).slice(0, 4096),
   }
+}
+
+function cancelled({ reason }: AbortSignal): AttemptOutcome {
+  return reason instanceof MeshError && reason.code === 'MESH0108'
+    ? { kind: 'cancelled', isHandedBack: true }
+    : { kind: 'cancelled' }
 }
 
 function isWell(end: BuildEnd): boolean {
@@ -685,7 +843,9 @@ function sameLimits(a: Limits, b: Limits): boolean {
   return (
     a.timeoutMs === b.timeoutMs &&
     a.maxSilentMs === b.maxSilentMs &&
-    a.maxLogBytes === b.maxLogBytes
+    a.maxLogBytes === b.maxLogBytes &&
+    a.maxOutputBytes === b.maxOutputBytes &&
+    a.keepFailed === b.keepFailed
   )
 }
 

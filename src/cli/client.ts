@@ -272,7 +272,8 @@ const KNOWN_EVENTS: ReadonlySet<string> = new Set(
   Event.options.map((option) => option.shape.type.value),
 )
 
-async function* linesOf(pieces: AsyncIterable<Uint8Array>): AsyncIterable<string> {
+/** Whole lines of text, as they come. */
+export async function* linesOf(pieces: AsyncIterable<Uint8Array>): AsyncIterable<string> {
   let rest: Buffer = Buffer.alloc(0)
   for await (const piece of pieces) {
     rest = rest.byteLength === 0 ? Buffer.from(piece) : Buffer.concat([rest, piece])

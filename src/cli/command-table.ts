@@ -23,10 +23,7 @@ export const COMMANDS: readonly CommandSpec[] = [
     operandsMax: 1,
     sentence:
       'Build the derivations in FILE (TOML, JSON or TypeScript) on the mesh and wait for the result.',
-    examples: [
-      ['mesh submit hello.mesh.toml', 'build everything in the file'],
-      ['mesh submit -d hello.mesh.toml', 'print the id of the request and return'],
-    ],
+    examples: [['mesh submit hello.mesh.toml', 'build everything in the file']],
     options: [
       {
         name: 'attr',
@@ -46,6 +43,7 @@ export const COMMANDS: readonly CommandSpec[] = [
         short: 'k',
         text: 'go on after a failure; build all that still can be',
       },
+      { name: 'keep-failed', text: 'keep the build directory of what fails: mesh get CID' },
       {
         name: 'dry-run',
         text: 'show what is cached, fetched and built, which nodes match, and how long it takes',
@@ -111,10 +109,35 @@ export const COMMANDS: readonly CommandSpec[] = [
         text: 'a variable for CMD (may be repeated)',
       },
       { name: 'timeout', value: 'TIME', text: 'such as 30m (default: 1h)' },
+      {
+        name: 'image',
+        value: 'NAME',
+        repeatable: true,
+        text: 'in this image; several: layers, the uppermost first',
+      },
       { name: 'unsealed', text: 'also on nodes without a sandbox' },
+      { name: 'keep-failed', text: 'if it fails, keep its directory: mesh get CID' },
     ],
     exit: 'that of CMD; 125 mesh failed, 126 CMD cannot be executed, 127 not found, 128+N signal N.',
     load: async () => (await import('./commands/run.ts')).run,
+  },
+  {
+    name: 'jobserver',
+    operands: '-- CMD [ARG]...',
+    operandsMin: 1,
+    operandsMax: Infinity,
+    sentence: 'Run a build of your own, here, with as many jobs as this machine has room for.',
+    examples: [
+      ['mesh jobserver -- make', 'without -j: make asks for each job'],
+      ['mesh jobserver -j 8 --min 2 -- ninja', 'no more than 8, no less than 2'],
+    ],
+    options: [
+      { name: 'jobs', short: 'j', value: 'N', text: 'at most N (default: all processors)' },
+      { name: 'min', value: 'N', text: 'never less than N (default: 1)' },
+      { name: 'no-daemon', text: 'ask no daemon: N jobs from beginning to end' },
+    ],
+    exit: 'that of CMD; 126 CMD cannot be executed, 127 not found, 128+N signal N.',
+    load: async () => (await import('./commands/jobserver.ts')).jobserver,
   },
   {
     name: 'put',
@@ -299,19 +322,42 @@ export const COMMANDS: readonly CommandSpec[] = [
     operands: 'JOB',
     operandsMin: 1,
     operandsMax: 1,
-    sentence: 'Print what a job printed. JOB is an id, the name of a derivation, or REQUEST/NAME.',
+    sentence:
+      'Print what a job printed. JOB: an id, REQUEST/NAME, a name, an attempt (a-…), or JOB#N.',
     examples: [
-      ['mesh logs -f j-4fz8', 'follow it until it ends'],
-      ['mesh logs r-k3m9/hello', 'of that request'],
+      ["mesh logs r-k3m9/hello --grep 'error|warning'", 'searched where the log is'],
+      ['mesh logs r-k3m9 --failed --tail 50', 'the ends of all that failed of a request'],
     ],
     options: [
       { name: 'follow', short: 'f', text: 'go on until the job has ended' },
+      { name: 'failed', text: 'of all jobs of a request that failed, one after the other' },
+      { name: 'grep', value: 'RE', text: 'only lines in which the expression is found' },
+      { name: 'ignore-case', short: 'i', text: 'with --grep: ABC is abc' },
+      { name: 'tail', value: 'N', text: 'only the last N lines, and what follows them' },
+      { name: 'since', value: 'TIME', text: 'only what is newer: 5m, or an ISO time' },
+      { name: 'stream', value: 'NAME,…', text: 'only stdout, stderr or mesh' },
       { name: 'timestamps', short: 't', text: 'begin each line with its time and stream' },
+      { name: 'offset', value: 'BYTES', text: 'begin there, at an offset that --json told' },
       { name: 'attempt', value: 'N', text: 'of an earlier attempt' },
+      { name: 'raw', text: 'do not filter what a terminal would obey' },
       { name: 'json', text: 'one JSON object per piece of output' },
     ],
     exit: EXIT_QUERY,
     load: async () => (await import('./commands/logs.ts')).logs,
+  },
+  {
+    name: 'shell',
+    operands: 'JOB [-- COMMAND...]',
+    operandsMin: 1,
+    operandsMax: 1001,
+    sentence: 'Open the environment of a job, with its inputs, and a shell in it.',
+    examples: [
+      ['mesh shell r-k3m9/hello', 'look around; sh /build/home/builder.sh builds it'],
+      ['mesh shell j-4fz8 -- ls -l /build/in', 'one command'],
+    ],
+    options: [{ name: 'attempt', value: 'N', text: 'of an earlier attempt' }],
+    exit: "the command's own, 2 it cannot be opened here, 5 no such job, 69 no daemon.",
+    load: async () => (await import('./commands/shell.ts')).shell,
   },
   {
     name: 'why',
@@ -424,6 +470,30 @@ export const COMMANDS: readonly CommandSpec[] = [
     load: async () => (await import('./commands/levers.ts')).undrain,
   },
   {
+    name: 'slots',
+    operands: '[NODE|SELECTOR|JOB [N|auto]]',
+    operandsMin: 0,
+    operandsMax: 2,
+    sentence:
+      'Set how many processors a node gives builds, or a job has; without a number: what is set.',
+    examples: [
+      ['mesh slots', 'all that is set, by whom'],
+      ['mesh slots desk-7 2 --until 18:00', 'a node gives two; what runs there goes on'],
+      ["mesh slots 'ci-*' auto", 'those give what they give by themselves again'],
+      ['mesh slots j-4fz8 12', 'a job that waits or runs, at once; others on its node give way'],
+    ],
+    options: [
+      {
+        name: 'until',
+        value: 'TIME',
+        text: 'a node: 18:00, 2026-05-01T18:00, or for so long: 90m',
+      },
+      { name: 'reason', value: 'TEXT', text: 'a node: shown wherever it is' },
+    ],
+    exit: EXIT_QUERY,
+    load: async () => (await import('./commands/slots.ts')).slots,
+  },
+  {
     name: 'graph',
     operands: 'FILE|REQUEST',
     operandsMin: 1,
@@ -503,6 +573,28 @@ export const COMMANDS: readonly CommandSpec[] = [
     options: [],
     exit: EXIT_QUERY,
     load: async () => (await import('./commands/storage.ts')).unpin,
+  },
+  {
+    name: 'image',
+    operands: 'put NAME PATH | ls | show NAME | rm NAME | capture TOOL...',
+    operandsMin: 1,
+    operandsMax: Infinity,
+    sentence:
+      'Root file systems that builds run in: store and name them, or make one of the tools here.',
+    examples: [
+      ['mesh image put debian-12 rootfs.tar.zst', 'a directory, a tar archive, - for stdin, a CID'],
+      ['mesh image capture gcc make --name cc', 'tools of this machine, with all that they need'],
+    ],
+    options: [
+      { name: 'system', value: 'SYSTEM', text: 'put: what it is for (default: found by looking)' },
+      { name: 'skip-unreadable', text: 'put: leave out what this user may not read' },
+      { name: 'name', value: 'NAME', text: 'capture: name it (default: only store it)' },
+      { name: 'out', short: 'o', value: 'PATH', text: 'capture: write it there, store nothing' },
+      { name: 'no-base', text: 'capture: no shell, coreutils and the like' },
+      { name: 'dry-run', text: 'capture: only tell what would be taken' },
+    ],
+    exit: '0 ok, 2 bad usage or file, 5 no such image, 69 no daemon, 77 denied.',
+    load: async () => (await import('./commands/image.ts')).image,
   },
   {
     name: 'mirror',

@@ -6,6 +6,7 @@ import {
   type RequestView,
   type Status,
 } from '../wire/api.ts'
+import type { SlotsMark } from '../wire/slots.ts'
 import type { Context } from './context.ts'
 import { paint, printableLine, type Style } from './text/style.ts'
 import { table, type Column, type TableOptions } from './text/table.ts'
@@ -50,8 +51,13 @@ const jobStateWord = (job: JobView): string =>
 function jobNote(job: JobView): string {
   if (job.held !== undefined && job.state === 'waiting') return heldText(job.held)
   if (job.why !== undefined) return job.why.text
+  if (job.slots !== undefined && job.state === 'running')
+    return `${last(job)?.cpus ?? '?'} of ${plural(job.slots.cpus, 'processor')} (${job.slots.by})`
   return job.state === 'failed' ? (last(job)?.error ?? '') : retries(job)
 }
+
+const slotsText = ({ cpus, by, at }: SlotsMark, options: ViewOptions): string =>
+  `${plural(cpus, 'processor')}, set by ${by} ${since(at, options)} ago`
 
 const heldText = ({ by, reason }: NonNullable<JobView['held']>): string =>
   `held by ${by}${reason === '' ? '' : `: ${reason}`}`
@@ -75,6 +81,9 @@ export function jobShowLines(job: JobView, options: ViewOptions): string[] {
     ['key', job.key ?? 'not known before its inputs are'],
   ]
   if (job.priority !== undefined) facts.push(['priority', String(job.priority)])
+  const cpus = last(job)?.cpus
+  if (job.slots !== undefined) facts.push(['slots', slotsText(job.slots, options)])
+  if (cpus !== undefined && job.state === 'running') facts.push(['has', plural(cpus, 'processor')])
   if (job.verify !== undefined) {
     const { wanted, builders, isEqual } = job.verify
     const who = builders.length === 0 ? '' : `: ${builders.join(', ')}`

@@ -1,4 +1,4 @@
-/** Which job a person means: an id or a prefix of one, a request, REQUEST/NAME, or the name of a derivation. */
+/** Which job a person means: an id or a prefix of one, an attempt, a request, REQUEST/NAME, or the name of a derivation. */
 import { z } from 'zod'
 import { MeshError } from '../base/errors.ts'
 import { JobView } from '../wire/api.ts'
@@ -19,7 +19,7 @@ export function fetchJobs(
 
 /** The jobs that `text` may mean, at least one, the newest first. Throws MESH0601 for none. */
 export async function resolveJobs(client: Client, text: string): Promise<[JobView, ...JobView[]]> {
-  if (text.startsWith('j-'))
+  if (text.startsWith('j-') || text.startsWith('a-'))
     return [await client.json(JobView, `/api/jobs/${encodeURIComponent(text)}`)]
   const slash = text.indexOf('/')
   const request = slash !== -1 ? text.slice(0, slash) : text.startsWith('r-') ? text : undefined

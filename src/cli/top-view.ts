@@ -6,7 +6,7 @@
  */
 import type { Top } from '../wire/api.ts'
 import { formatDuration, plural } from '../base/units.ts'
-import { isGone, shortPeer, STATE_ORDER } from './node-views.ts'
+import { isGone, restrictionNote, shortPeer, STATE_ORDER } from './node-views.ts'
 import { bar, sparkline } from './text/bars.ts'
 import { paint, printableLine, truncate, type Style } from './text/style.ts'
 import { table } from './text/table.ts'
@@ -122,7 +122,14 @@ function nodeSection({ nodes }: Top, options: TopOptions): string[] {
           isGone({ state }) ? '' : bar(style, busy, cpus, BAR_WIDTH),
       },
       { header: 'JOBS', align: 'right', cell: ({ running }) => String(running) },
-      { header: 'NOTE', cell: ({ note }) => note },
+      {
+        header: 'NOTE',
+        cell: ({ state, note, policy }) =>
+          [
+            ...(note === '' ? [] : [note]),
+            ...(isGone({ state }) ? [] : restrictionNote(policy)),
+          ].join('; '),
+      },
     ],
     nodes.toSorted(
       (a, b) =>

@@ -114,6 +114,7 @@ export function answerChild(authority: Authority): LinkHandlers['onCall'] {
       case 'push':
       case 'check':
       case 'keep':
+      case 'images':
       case 'appeared':
       case 'down':
       case 'survey':

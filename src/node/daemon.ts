@@ -33,13 +33,20 @@ import { openIdentity } from './process/identity.ts'
 import { openHost } from './links/libp2p-host.ts'
 import { admits, Links, PROTOCOLS } from './links/links.ts'
 import { openLocalAuthority } from './owner/local-authority.ts'
+import type { Worker } from '../build/worker.ts'
 import { Logs } from './doors/logs.ts'
+import { LogCopies } from './logs/log-copies.ts'
 import { openMetrics } from './doors/metrics.ts'
 import { mirrorViews, openMirrorRole } from './mirror/mirrors.ts'
 import { testMirrors } from './mirror/test-mirror.ts'
+import { DeclaredImages } from './images/declared-images.ts'
 import { openNodeDirectory } from './process/node-directory.ts'
+import { machineOptions } from './machine.ts'
 import { describeWorker, freeBytes, openNodeWorker } from './node-worker.ts'
+import { describePolicy } from './policy/open-policy.ts'
 import { openTreeAuthority } from './tree/tree-authority.ts'
+import { askOwner } from './doors/ask-owner.ts'
+import { openShell } from './doors/shell.ts'
 import { statusOf } from './doors/status.ts'
 import { requestFrom } from './doors/submission.ts'
 import { packageVersion } from './process/version.ts'
@@ -63,8 +70,14 @@ export interface Daemon {
   readonly ready: NodeFile
   /** How builds run here, for people. */
   readonly summary: readonly string[]
+  /** The configuration was read again: what can change while it runs is changed, and its machine looked at. */
+  reload(config: Config): Promise<void>
   /** Finishes what runs and takes nothing new. */
   drain(): Promise<void>
+  /** Attempts that have not ended here. */
+  running(): number
+  /** Gives up what still runs and tells its owner, who has it run elsewhere at once. */
+  handBack(): Promise<void>
   /** Ends everything. Idempotent. */
   stop(): Promise<void>
 }
@@ -170,10 +183,34 @@ async function assemble(
         ),
       )
     : undefined
+  const copies = stack.use(
+    new LogCopies({
+      clock,
+      log: log.child({ component: 'logs' }),
+      stores: (signal) => authority.finding.stores(signal),
+      push: (entries, to, signal) => blobs.push(entries, to, signal),
+    }),
+  )
   const sessions =
     executor === undefined
       ? new Sessions(undefined, undefined)
-      : await openNodeWorker({ clock, log, store, blobs, workers, executor, signer }, config, stack)
+      : await openNodeWorker(
+          {
+            clock,
+            log,
+            store,
+            blobs,
+            workers,
+            executor,
+            signer,
+            onRecord({ log: ref, kept }) {
+              copies.add(ref)
+              if (kept !== null) authority.finding.announcer.add(kept.digest, kept.size, 'root')
+            },
+          },
+          config,
+          stack,
+        )
   const { worker, offer } = sessions
   sessions.room = roomOf(store.space(), config.data)
   stack.use(
@@ -310,6 +347,18 @@ async function assemble(
         })
       },
       events: (id, signal) => authority.events(id, 0, AbortSignal.any([signal, lifetime.signal])),
+      shell: (job, query, signal) =>
+        openShell(
+          {
+            shells: sessions.shells,
+            environments: () => sessions.offer?.environments ?? [],
+            node: config.name,
+            ask: (path) => askOwner({ authority, user }, path),
+          },
+          job,
+          query,
+          AbortSignal.any([signal, lifetime.signal]),
+        ),
       readLog: (job, options) => logs.read(job, options),
       obtain: (digest, options, signal) => blobs.obtainBlob(digest, options, signal),
       obtainAll: (entries, signal) => blobs.obtainAll(entries, signal),
@@ -320,6 +369,7 @@ async function assemble(
         directory: at('store'),
         obtain: (digest, options, signal) => blobs.obtainBlob(digest, options, signal),
       },
+      takers: () => sessions.slots?.takers,
       mirrors: () => mirrorViews(blobs, clock),
       testMirrors: (query, signal) =>
         testMirrors({ clock, random, store, urls: config.mirrors }, query, signal),
@@ -340,8 +390,25 @@ async function assemble(
       isElsewhere: (digest) => local.providersOf(digest).some((peer) => peer !== peerId),
     }),
   )
+  for (const { digest, size } of worker?.records?.kept() ?? [])
+    authority.finding.announcer.add(digest, size, 'root')
   authority.start(record())
   plane.tokens.beat()
+  if (offer !== undefined && config.images.length > 0) {
+    const images = new DeclaredImages(
+      {
+        clock,
+        log: log.child({ component: 'images' }),
+        store,
+        self: () => ({ peerId, name: config.name }),
+        ask: (path, body) => authority.answer({ verb: 'POST', path, body, user, hops: 0 }),
+        onChange: () => sessions.changed(),
+      },
+      config.images,
+    )
+    offer.images = () => images.ready
+    stack.use(images).start()
+  }
   await links.acceptChildren(authority, lifetime.signal)
   stack.use(
     heartbeat(clock, () => {
@@ -366,8 +433,21 @@ async function assemble(
   let stopped: Promise<void> | undefined
   return {
     ready,
-    summary: executor === undefined || offer === undefined ? [] : [describeWorker(executor, offer)],
+    summary:
+      executor === undefined || offer === undefined
+        ? []
+        : [describeWorker(executor, offer), ...describePolicy(sessions.policy)],
+    async reload(next) {
+      sessions.policy?.setPolicy(next.policy)
+      await sessions.machine?.declare(machineOptions(next))
+    },
     drain: () => drain(clock, sessions),
+    running: () => worker?.running.length ?? 0,
+    async handBack() {
+      await handBack(clock, sessions)
+      await copies.bring(worker?.recentOutputs ?? [])
+      await copies.flush()
+    },
     stop() {
       stopped ??= rm(join(directory.path, NODE_FILE), { force: true }).then(() =>
         stack.disposeAsync(),
@@ -428,6 +508,23 @@ async function drain(clock: Clock, sessions: Sessions): Promise<void> {
   offer.isDraining = true
   sessions.changed()
   await worker.idle()
+  await handIn(clock, sessions, worker)
+}
+
+async function handBack(clock: Clock, sessions: Sessions): Promise<void> {
+  const { worker, offer } = sessions
+  if (worker === undefined || offer === undefined) return
+  offer.isDraining = true
+  await worker.stop()
+  sessions.changed()
+  await handIn(clock, sessions, worker)
+}
+
+async function handIn(
+  clock: Clock,
+  sessions: Sessions,
+  worker: Pick<Worker, 'finished'>,
+): Promise<void> {
   const limit = deadline(clock, HAND_IN_MS, () => new Error('outcomes were not taken in time'))
   while (worker.finished.length > 0 && sessions.isConnected && !limit.signal.aborted)
     await sleep(clock, HAND_IN_STEP_MS)

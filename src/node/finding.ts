@@ -10,6 +10,8 @@ import { singleIndex, type BlobDirectory } from '../gossip/directory.ts'
 import { Finder } from '../gossip/finder.ts'
 import { SourceError } from '../store/blob-source.ts'
 import type { Announced, Announcement } from '../wire/announcement.ts'
+import { sha256 } from '../wire/digest.ts'
+import type { PeerRecord } from '../wire/peer-record.ts'
 import type { Located, Question } from '../wire/work-messages.ts'
 import type { Blobs, LocateQuery } from './blobs/blobs.ts'
 
@@ -25,6 +27,8 @@ interface FindingDeps {
   }
 }
 
+/** Asked for where only the store nodes are wanted. */
+const NOTHING = { digest: sha256(new Uint8Array()), size: 0 }
 const NO_INDEX: BlobDirectory = { indexNodes: [], indexNodesOf: () => [] }
 
 export class Finding implements Disposable {
@@ -77,6 +81,15 @@ export class Finding implements Disposable {
     return entries.length > 0
       ? this.#ask({ refs: [...refs], entries: [...entries], failed: [...failed] }, signal)
       : this.finder.locate(refs, { within, signal })
+  }
+
+  /** Store nodes but this one, in the order of the index. */
+  async stores(signal: AbortSignal): Promise<readonly PeerRecord[]> {
+    const located = await this.#ask(
+      { refs: [NOTHING], entries: [], failed: [], asksStores: true },
+      signal,
+    )
+    return (located.stores ?? []).flatMap((at) => located.peers[at] ?? [])
   }
 
   [Symbol.dispose](): void {

@@ -4,7 +4,9 @@ import { EXIT, hasCode } from '../base/errors.ts'
 import { systemRandom } from '../base/random.ts'
 import { systemConfigIo, takeEnvironment } from './config/config.ts'
 import { createLogger } from './process/logging.ts'
+import { hasTerminal } from './process/reload.ts'
 import { runNode } from './run-node.ts'
+import { openTerminal } from './setup/terminal.ts'
 
 for (const stream of [process.stdout, process.stderr])
   stream.on('error', (error) => {
@@ -13,6 +15,7 @@ for (const stream of [process.stdout, process.stderr])
   })
 
 const env = takeEnvironment()
+const hadTerminal = process.stderr.isTTY && hasTerminal()
 // Should the event loop run empty before the end, then something was forgotten.
 process.exitCode = EXIT.internal
 const code = await runNode(process.argv.slice(2), {
@@ -29,6 +32,14 @@ const code = await runNode(process.argv.slice(2), {
     process.on('SIGTERM', listener)
     process.on('SIGINT', listener)
   },
+  onReload(listener) {
+    process.on('SIGHUP', () => {
+      // A terminal that is closed ends what runs in it, as ever.
+      if (hadTerminal && !hasTerminal()) process.kill(process.pid, 'SIGTERM')
+      else listener()
+    })
+  },
+  openTerminal: () => openTerminal(process.stdin, process.stderr),
   onCrash(listener) {
     process.on('uncaughtException', listener)
     process.on('unhandledRejection', listener)

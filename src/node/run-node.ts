@@ -19,11 +19,17 @@ import {
   type Env,
   type Resolution,
 } from './config/config.ts'
+import { shownPolicy } from './config/policy-settings.ts'
 import type { Daemon, DaemonDeps } from './daemon.ts'
 import { nearestOf } from '../base/nearest.ts'
+import { askReload } from './process/ask-reload.ts'
 import { openIdentity } from './process/identity.ts'
+import { Reloads } from './process/reload.ts'
+import { noticeDrain, type Draining } from './process/drain-notice.ts'
 import { createServiceManager } from './process/sd-notify.ts'
 import { packageVersion } from './process/version.ts'
+import { isSetupCommand, SETUP_COMMANDS } from './setup/setup-flags.ts'
+import type { Terminal } from './setup/terminal.ts'
 
 export type StartDaemon = (deps: DaemonDeps, config: Config) => Promise<Daemon>
 
@@ -42,6 +48,10 @@ export interface NodeSystem {
   /** Loads libp2p and all the rest; nothing else here does. */
   readonly loadDaemon: () => Promise<{ readonly startDaemon: StartDaemon }>
   readonly onSignal: (listener: (signal: Signal) => void) => void
+  /** SIGHUP. */
+  readonly onReload?: (listener: () => void) => void
+  /** Undefined when nobody can be asked. */
+  readonly openTerminal?: () => Terminal | undefined
   /** What nobody caught. */
   readonly onCrash: (listener: (error: unknown) => void) => void
   /** Ends the process at once. */
@@ -50,11 +60,30 @@ export interface NodeSystem {
 
 /** How long `stop` may take before the process ends without it. */
 const STOP_MS_MAX = 10_000
-const COMMANDS = ['run', 'id', 'config check', 'config schema']
+/** How long it may take to end builds and to tell their owner. */
+const HAND_BACK_MS_MAX = 5_000
+const COMMANDS = [
+  'run',
+  'id',
+  'reload',
+  'guess-env',
+  'config check',
+  'config schema',
+  ...SETUP_COMMANDS,
+]
 
 /** Resolves to the exit code of the process. */
 export async function runNode(argv: readonly string[], system: NodeSystem): Promise<number> {
   try {
+    const [first] = argv
+    if (isSetupCommand(first)) {
+      const { runSetup } = await import('./setup/setup.ts')
+      return await runSetup(first, argv, system)
+    }
+    if (first === 'guess-env') {
+      const { guessEnv } = await import('./guess/guess-env.ts')
+      return await guessEnv(argv, system)
+    }
     const line = readCommandLine(argv)
     const command = line.words.join(' ') || 'run'
     if (line.flags.has('help')) {
@@ -80,7 +109,14 @@ export async function runNode(argv: readonly string[], system: NodeSystem): Prom
       for (const problem of resolution.problems) system.err(reportOf(problem).text)
       return resolution.problems[0]?.exit ?? EXIT.usage
     }
-    if (command === 'run') return await runDaemon(resolution, resolution.config, system)
+    if (command === 'run') {
+      const read = (): Resolution => resolveConfig(line, system.env, system.io)
+      return await runDaemon(resolution, resolution.config, { system, read })
+    }
+    if (command === 'reload') {
+      system.out(await askReload(resolution.config.data))
+      return EXIT.ok
+    }
     system.out(
       command === 'id'
         ? `${await peerIdOf(resolution.config, system)}\n`
@@ -90,6 +126,8 @@ export async function runNode(argv: readonly string[], system: NodeSystem): Prom
   } catch (error) {
     const { text, exit } = reportOf(error)
     system.err(text)
+    if ((isSetupCommand(argv[0]) || argv[0] === 'guess-env') && argv.includes('--json'))
+      system.out(jsonReportOf(error))
     return exit
   }
 }
@@ -103,11 +141,13 @@ async function peerIdOf({ data }: Config, { random }: NodeSystem): Promise<strin
 async function runDaemon(
   resolution: Resolution,
   config: Config,
-  system: NodeSystem,
+  { system, read }: { readonly system: NodeSystem; readonly read: () => Resolution },
 ): Promise<number> {
   const { clock, random } = system
   const log = await system.createLogger(config.log)
   const [first, second] = signalsOf(system)
+  const reloads = new Reloads({ log, read }, resolution)
+  system.onReload?.(() => reloads.ask())
   system.onCrash((error) => {
     log.fatal({ err: error }, 'an error was not handled')
     system.exit(EXIT.internal)
@@ -127,10 +167,19 @@ async function runDaemon(
   announce(resolution, config, daemon, { log, err: system.err })
   void service.ready(`ready as ${daemon.ready.name}`)
   service.startWatchdog(() => answers(daemon.ready.socket))
+  reloads.start((next) => daemon.reload(next))
   const signal = await first
   log.info({ signal, deadlineMs: config.drainDeadlineMs }, 'drain started')
   void service.stopping()
-  const hurry = await Promise.race([drain(daemon, { clock, log }, config), second])
+  const hurry = await Promise.race([
+    drain(daemon, { clock, log }, config, (text, draining) => {
+      if (config.log.format === 'json') log.info(draining, 'drain waits for builds')
+      else system.err(`mesh-node: ${text}\n`)
+      void service.status(text)
+    }),
+    second,
+  ])
+  await handBack(daemon, { clock, log })
   await stop(daemon, { clock, log })
   service.stop()
   log.info('stopped')
@@ -174,9 +223,24 @@ async function drain(
   daemon: Daemon,
   ending: Ending,
   { drainDeadlineMs }: Config,
+  tell: (text: string, draining: Draining) => void,
 ): Promise<undefined> {
+  using notice = noticeDrain(
+    { clock: ending.clock, running: () => daemon.running(), tell },
+    { deadlineMs: drainDeadlineMs },
+  )
+  void notice
   const late = 'running builds did not end in time'
   await within(drainDeadlineMs, daemon.drain(), ending, { late, failed: 'draining failed' })
+}
+
+/** What did not end in time, or was not waited for, is run elsewhere. */
+async function handBack(daemon: Daemon, ending: Ending): Promise<void> {
+  const late = 'running builds were not handed back in time'
+  await within(HAND_BACK_MS_MAX, daemon.handBack(), ending, {
+    late,
+    failed: 'handing back failed',
+  })
 }
 
 async function stop(daemon: Daemon, ending: Ending): Promise<void> {
@@ -259,6 +323,7 @@ function shownConfig({ settings, file }: Resolution, config: Config): string {
         : `${setting.key} = ${setting.toml}`
     lines.push(`${assignment.padEnd(48)}  # ${setting.source}`)
   }
+  lines.push(...shownPolicy(config.policy))
   for (const { name, users, weight } of config.shares.groups)
     lines.push(
       '',
@@ -275,11 +340,16 @@ function help(): string {
   return `${[
     'Usage: mesh-node [run] [flags]',
     '       mesh-node id [--data DIR] | config check [flags] | config schema',
+    '       mesh-node guess-env [--root DIR] [--json | --toml] | reload [--data DIR]',
+    '       mesh-node init | calibrate | install-service --print     (each has --help)',
     '',
     'Run a node of a build mesh. Without flags this machine alone is one: root, worker and store.',
     '',
     'Examples:',
     '  mesh-node                                        one machine, on loopback',
+    '  mesh-node init                                   write a configuration, with proposals',
+    '  mesh-node guess-env                              what this machine offers to builds, and why',
+    '  mesh-node reload                                 read the configuration again (SIGHUP)',
     '  mesh-node id                                     the peer id of this node, for --allow',
     '  mesh-node --listen /ip4/0.0.0.0/tcp/7421 --allow PEERID',
     '                                                   admit a worker from another machine',
@@ -307,6 +377,12 @@ function reportOf(error: unknown): { readonly text: string; readonly exit: numbe
     ...hints.map((hint) => `  help: ${hint}`),
   ]
   return { text: `${lines.join('\n')}\n`, exit }
+}
+
+/** The same for programs: one line. */
+function jsonReportOf(error: unknown): string {
+  const { code, message, where, hints } = asMeshError(error)
+  return `${JSON.stringify({ error: { code, message, ...(where === undefined ? {} : { where }), hints } })}\n`
 }
 
 function asMeshError(error: unknown): MeshError {

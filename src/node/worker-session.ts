@@ -3,6 +3,7 @@
  * heartbeat, and passes on what should be.
  */
 import type { Logger } from 'pino'
+import type { Shells } from '../build/shells.ts'
 import type { Worker } from '../build/worker.ts'
 import type { HostEnvironment } from '../build/host-environment.ts'
 import { formatSize } from '../base/units.ts'
@@ -10,6 +11,11 @@ import type { Space } from '../store/retention/space.ts'
 import type { Digest } from '../wire/digest.ts'
 import type { Environment } from '../wire/environment.ts'
 import type { DesiredMessage, Resources, SyncMessage } from '../wire/work-messages.ts'
+import { FactsTeller } from './facts-teller.ts'
+import type { ReadyImage } from './images/declared-images.ts'
+import type { Machine } from './machine.ts'
+import type { PolicyKeeper } from './policy/keeper.ts'
+import type { Slots } from './policy/slots.ts'
 
 /** Programs that were hashed because somebody asked; beyond it no more are. */
 const PROBED_TOOLS_MAX = 4096
@@ -37,11 +43,16 @@ export class Offer {
   readonly #log: Logger
   readonly #tools = new Map<string, Digest | null>()
   #probing = Promise.resolve(false)
+  /** Of the whole machine, policies aside. */
   capacity: Resources
+  /** What its policy leaves to builds of it. */
+  limit: Pick<Resources, 'cpus' | 'memoryBytes'> | undefined
   /** As it was measured; undefined while it is not. */
   speed: number | undefined
   isDraining = false
   note = ''
+  /** Images that this node keeps ready. */
+  images: () => readonly ReadyImage[] = () => []
 
   constructor(
     { host, log }: { readonly host: HostEnvironment; readonly log: Logger },
@@ -52,17 +63,50 @@ export class Offer {
     this.capacity = capacity
   }
 
+  /** What is offered now. */
+  get offered(): Resources {
+    const { cpus, memoryBytes, diskBytes } = this.capacity
+    const { limit } = this
+    if (limit === undefined) return this.capacity
+    return {
+      cpus: Math.min(cpus, limit.cpus),
+      memoryBytes: Math.min(memoryBytes, limit.memoryBytes),
+      diskBytes,
+    }
+  }
+
   get environments(): Environment[] {
     const tools = Object.fromEntries(this.#tools)
-    return this.#host.environments.map((environment) => ({
-      ...environment,
-      tools: { ...environment.tools, ...tools },
-    }))
+    return this.#host.environments.map((environment) => {
+      const { system, isolation } = environment
+      const images = this.images()
+        .filter((image) => isolation === 'image' && image.system === system)
+        .map(({ name, digest }) => ({ name, digest }))
+      return {
+        ...environment,
+        tools: { ...environment.tools, ...tools },
+        ...(images.length === 0 ? {} : { images }),
+      }
+    })
   }
 
   /** Hashes programs that are not known yet, after those that were asked for before; true when something was added. */
   probe(names: readonly string[]): Promise<boolean> {
     this.#probing = this.#probing.then(() => this.#probe(names))
+    return this.#probing
+  }
+
+  /** Hashes all that are known once more; true when one of them changed. */
+  probeAgain(): Promise<boolean> {
+    this.#probing = this.#probing.then(async () => {
+      let hasChanged = false
+      for (const [name, before] of this.#tools) {
+        const now = await this.#host.probeTool(name).catch(() => before)
+        hasChanged ||= now !== before
+        this.#tools.set(name, now)
+      }
+      return hasChanged
+    })
     return this.#probing
   }
 
@@ -88,6 +132,7 @@ export class WorkerSession {
   readonly #request: (make: () => SyncMessage) => void
   #seq = 0
   #ackSeq = 0
+  readonly #facts = new FactsTeller()
 
   /** `request` asks for a sync to be sent when the connection can take it. */
   constructor(node: Sessions, request: (make: () => SyncMessage) => void) {
@@ -102,8 +147,9 @@ export class WorkerSession {
 
   #make(): SyncMessage {
     this.#seq += 1
-    const { worker, offer, room } = this.#node
+    const { worker, offer, room, slots } = this.#node
     const isFull = room.state === 'full'
+    const facts = this.#facts.next(this.#node.machine?.facts, this.#seq)
     return {
       type: 'sync',
       seq: this.#seq,
@@ -111,18 +157,22 @@ export class WorkerSession {
       state: isFull ? 'full' : offer?.isDraining === true ? 'draining' : 'ready',
       note: isFull ? room.note : (offer?.note ?? ''),
       environments: offer?.environments ?? [],
-      capacity: offer?.capacity ?? { cpus: 0, memoryBytes: 0, diskBytes: 0 },
+      capacity: offer?.offered ?? { cpus: 0, memoryBytes: 0, diskBytes: 0 },
       running: worker?.running ?? [],
       finished: worker?.finished ?? [],
       ...(offer?.speed === undefined ? {} : { speed: offer.speed }),
+      ...(facts === undefined ? {} : { facts }),
+      ...(slots === undefined ? {} : { policy: slots.note }),
     }
   }
 
   take(message: DesiredMessage): void {
+    this.#facts.heard(message.ackSeq)
     if (message.seq <= this.#ackSeq) return
     const { worker, offer } = this.#node
     if (worker !== undefined && !worker.take(message)) return
     this.#ackSeq = message.seq
+    this.#node.policy?.setSlots(message.slots)
     if (message.tools.length === 0 || offer === undefined) return
     void offer.probe(message.tools).then((hasAdded) => {
       if (hasAdded) this.changed()
@@ -134,6 +184,14 @@ export class WorkerSession {
 export class Sessions {
   readonly worker: Worker | undefined
   readonly offer: Offer | undefined
+  /** How much of the machine is for builds; of a node with a worker. */
+  policy: PolicyKeeper | undefined
+  /** What there is of it. */
+  machine: Machine | undefined
+  /** Divides it; local builds take theirs of it. */
+  slots: Slots | undefined
+  /** For users of this node who want to see where a job runs. */
+  shells: Shells | undefined
   /** Of the store, which a node without a worker has too. */
   #room: Room = { state: 'ok', note: '' }
   #current: WorkerSession | undefined

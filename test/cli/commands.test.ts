@@ -644,7 +644,7 @@ test('usage: unknown flags name the two nearest, unknown commands the nearest', 
   assert.equal(flag.code, 2)
   assert.equal(
     flag.stderr,
-    'error[MESH0002]: mesh submit: unknown option --keep-gonig; the nearest are --keep-going and --dry-run\n',
+    'error[MESH0002]: mesh submit: unknown option --keep-gonig; the nearest are --keep-going and --keep-failed\n',
   )
   assert.match((await place.mesh('jbos')).stderr, /did you mean "mesh jobs"/)
   assert.equal((await place.mesh('why')).code, 2)

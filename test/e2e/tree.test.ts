@@ -113,9 +113,11 @@ test(
     const startMiddle = (): Promise<Daemon> =>
       mesh.start({ name: 'middle', role: 'client', listen: at.middle, parents: [root] })
     const middle = await startMiddle()
-    const leaf = await mesh.start({ ...WORKER, name: 'leaf', cpus: 3, parents: [middle] })
+    // Two of them: a machine offers no more processors than it has.
+    const leaf = await mesh.start({ ...WORKER, name: 'leaf', cpus: 2, parents: [middle] })
+    await mesh.start({ ...WORKER, name: 'other', cpus: 1, parents: [middle] })
     const desk = mesh.desk(leaf)
-    await desk.untilReady('leaf')
+    await desk.untilReady('leaf', 'other')
     const file = desk.write('graph.mesh.toml', HELD(place, ['one', 'two', 'three']))
     const following = desk.follow('submit', file, '--json')
     for (const name of ['one', 'two', 'three']) await desk.untilJob(name, 'building')

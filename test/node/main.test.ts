@@ -31,10 +31,16 @@ function smallDaemon(options: { start?: () => Promise<void> } = {}) {
   const calls: string[] = []
   const daemon: Daemon = {
     ready: { ...READY, listen: [...READY.listen], protocols: [] },
+    reload(config) {
+      calls.push(`reload ${config.features.join()}`)
+      return Promise.resolve()
+    },
     drain() {
       calls.push('drain')
       return drained.promise
     },
+    running: () => 0,
+    handBack: () => Promise.resolve(),
     stop() {
       calls.push('stop')
       return stopped.promise
@@ -57,6 +63,7 @@ function smallSystem(startDaemon: StartDaemon, options: { isTty?: boolean } = {}
   const logs: string[] = []
   const clock = new ManualClock()
   let signal: ((name: 'SIGTERM' | 'SIGINT') => void) | undefined
+  let hangUp: (() => void) | undefined
   let crash: ((error: unknown) => void) | undefined
   const system: NodeSystem = {
     env: {},
@@ -77,6 +84,7 @@ function smallSystem(startDaemon: StartDaemon, options: { isTty?: boolean } = {}
       Promise.resolve(pino({ level }, { write: (line: string) => void logs.push(line) })),
     loadDaemon: () => Promise.resolve({ startDaemon }),
     onSignal: (listener) => (signal = listener),
+    onReload: (listener) => (hangUp = listener),
     onCrash: (listener) => (crash = listener),
     exit: (code) => exits.push(code),
   }
@@ -92,6 +100,10 @@ function smallSystem(startDaemon: StartDaemon, options: { isTty?: boolean } = {}
     signal(name: 'SIGTERM' | 'SIGINT') {
       assert(signal !== undefined, 'nobody listens to signals')
       signal(name)
+    },
+    hangUp() {
+      assert(hangUp !== undefined, 'nobody listens to SIGHUP')
+      hangUp()
     },
     crash(error: unknown) {
       assert(crash !== undefined, 'nobody listens to crashes')
@@ -356,4 +368,47 @@ test('main: the command itself', async () => {
   assert.equal(exposed.code, 2)
   assert.match(exposed.err, /^error\[MESH0107\]: other machines reach 0.0.0.0:0 \(--http\)/)
   await rm(directory, { recursive: true })
+})
+
+test('main: SIGHUP reads the configuration again; what waits for the next start is named', async () => {
+  const daemon = smallDaemon()
+  let file = '[worker]\nfeatures = ["a"]\n'
+  const process = smallSystem(daemon.startDaemon)
+  const io = { ...process.system.io, readFile: () => file }
+  const code = runNode(['--name', 'x'], { ...process.system, io })
+  await until(() => process.messages().includes('the node became ready'))
+  file = '[worker]\nfeatures = ["b", "-kvm"]\n[http]\nlisten = "127.0.0.1:1"\n'
+  process.hangUp()
+  await until(() => process.messages().includes('the configuration was read again'))
+  assert.deepEqual(daemon.calls, ['start x', 'reload b,-kvm'])
+  const later = process.logs.find((line) => line.includes('wait for the next start'))
+  assert.deepEqual(JSON.parse(later ?? '{}').settings, ['http.listen'])
+  process.signal('SIGTERM')
+  daemon.drained.resolve()
+  daemon.stopped.resolve()
+  assert.equal(await code, 0)
+})
+
+test('main: a wrong configuration changes nothing; SIGHUP before the start is over counts after it', async () => {
+  const started = Promise.withResolvers<void>()
+  const daemon = smallDaemon({ start: () => started.promise })
+  let file = ''
+  const process = smallSystem(daemon.startDaemon)
+  const io = { ...process.system.io, readFile: () => file }
+  const code = runNode([], { ...process.system, io })
+  await until(() => daemon.calls.length === 1)
+  process.hangUp()
+  process.hangUp()
+  started.resolve()
+  await until(() => process.messages().includes('the configuration was read again'))
+  assert.deepEqual(daemon.calls.slice(1), ['reload '])
+  file = '[worker]\nfeature = 1\n'
+  process.hangUp()
+  await until(() => process.messages().includes('the configuration is wrong: nothing was changed'))
+  assert.match(process.logs.at(-1) ?? '', /unknown key/)
+  assert.deepEqual(daemon.calls.slice(1), ['reload '])
+  process.signal('SIGTERM')
+  daemon.drained.resolve()
+  daemon.stopped.resolve()
+  assert.equal(await code, 0)
 })

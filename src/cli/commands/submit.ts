@@ -11,11 +11,12 @@ import {
   type Submission,
 } from '../../wire/api.ts'
 import { EXIT, MeshError } from '../../base/errors.ts'
-import { VERIFY_MAX, type Graph } from '../../wire/derivation.ts'
+import { VERIFY_MAX, type Graph, type RunLimits } from '../../wire/derivation.ts'
 import { FOLLOW_PATIENCE_MS, openClient, type Client } from '../client.ts'
 import type { Arguments } from '../command.ts'
 import { printJson, printLines, type Context } from '../context.ts'
 import { dryRunLines } from '../dry-run-view.ts'
+import { imageOf } from '../image/name-image.ts'
 import { ingestPlan } from '../graph-file/ingest-plan.ts'
 import { parseDescription } from '../graph-file/parse-description.ts'
 import { planGraph } from '../graph-file/plan.ts'
@@ -63,12 +64,16 @@ export async function submit(context: Context, args: Arguments): Promise<number>
       directory: file.directory,
       upload,
       entryOfCid: (cid) => entryOfCid(client, cid),
+      imageOf: (name) => imageOf(client, name),
     },
     plan,
     file.name,
   )
   const submission: Submission = {
-    graph: verify === undefined ? ingested : withVerify(ingested, verify),
+    graph: withRun(ingested, {
+      ...(verify === undefined ? {} : { verify }),
+      ...(args.flag('keep-failed') ? { keepFailed: true } : {}),
+    }),
     priority,
     keepGoing: args.flag('keep-going'),
     noWait: args.flag('no-wait'),
@@ -135,10 +140,10 @@ function parseVerify(text: string): number | undefined {
 }
 
 /** For every derivation, whatever the file says. */
-function withVerify(graph: Graph, verify: number): Graph {
+function withRun(graph: Graph, run: Pick<RunLimits, 'verify' | 'keepFailed'>): Graph {
   const derivations = graph.derivations.map((derivation) => ({
     ...derivation,
-    run: { ...derivation.run, verify },
+    run: { ...derivation.run, ...run },
   }))
   return { ...graph, derivations }
 }

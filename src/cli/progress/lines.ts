@@ -138,6 +138,9 @@ export function failureLines(
     '',
     `${paint(style, 'bad', `${symbol(style, 'failed')} error[${printableLine(failure.code)}]`)}: ${failure.name}${failure.node === null ? '' : ` on ${printableLine(failure.node)}`}: ${printable(failure.message)}`,
     ...logTailLines(style, failure, linesMax),
+    ...(failure.kept === undefined
+      ? []
+      : [`   what it left is kept: mesh get ${printableLine(failure.kept)} -o DIR`]),
     // What never ran has no log.
     `   ${failure.node === null ? '' : `full log: mesh logs ${failure.job}   `}explained: mesh explain ${printableLine(failure.code)}`,
   ])

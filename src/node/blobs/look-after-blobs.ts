@@ -11,7 +11,7 @@ import type { Call, Checked, Done } from '../../wire/work-messages.ts'
 const KEEP_MS = 2 * 3600_000
 
 /** The part of a store that looks after blobs. */
-export type CaredStore = Pick<FsBlobStore, 'open' | 'read' | 'suspect' | 'leases'>
+export type CaredStore = Pick<FsBlobStore, 'open' | 'read' | 'suspect' | 'leases' | 'pins'>
 
 /** Changes what is kept for `owner`, a peer id. */
 export function keepBlobs(

@@ -21,9 +21,12 @@ import { digestFromBytes, isDigest, type Digest } from '../../wire/digest.ts'
 import { MirrorTestQuery, type MirrorTest, type MirrorView } from '../../wire/mirrors.ts'
 import type { Entry } from '../../wire/tree.ts'
 import { API_BODY_BYTES_MAX, type ApiAnswer } from '../../wire/work-messages.ts'
+import { parseLogQuery } from '../logs/log-query.ts'
 import type { LogOptions } from './logs.ts'
 import { problemOf } from './problem.ts'
 import { addStorageRoutes, type StorageDeps } from './storage.ts'
+import { addLocalBuildRoutes } from './local-builds.ts'
+import type { LocalTakers } from '../policy/local-takers.ts'
 
 export interface ApiDoor {
   readonly store: BlobStore
@@ -34,6 +37,8 @@ export interface ApiDoor {
   submit(id: string, body: unknown): Promise<ApiAnswer>
   /** Lines of JSON, each an Event. */
   events(id: string, signal: AbortSignal): AsyncIterable<string>
+  /** One line of JSON, ShellReady; the shell's place is kept until the signal aborts. */
+  shell(job: string, query: unknown, signal: AbortSignal): AsyncIterable<string>
   readLog(job: string, options: LogOptions): AsyncIterable<Uint8Array>
   /** Brings a blob, or a tree with all that is in it, into the store; undefined when nobody has it. Throws MESH0501. */
   obtain(
@@ -44,6 +49,8 @@ export interface ApiDoor {
   /** The same for many entries, with all that is below them. */
   obtainAll(entries: readonly Entry[], signal: AbortSignal): Promise<void>
   readonly storage: StorageDeps
+  /** Where builds beside the mesh take processors; undefined on a node that runs no builds. */
+  takers(): LocalTakers | undefined
   mirrors(): MirrorView[]
   testMirrors(query: MirrorTestQuery, signal: AbortSignal): Promise<MirrorTest[]>
   readonly cas: (request: IncomingMessage, response: ServerResponse) => Promise<boolean>
@@ -79,6 +86,7 @@ export async function openApi(
 
   app.get('/api/status', () => door.status())
   addStorageRoutes(app, door.storage, abortedWith)
+  addLocalBuildRoutes(app, () => door.takers())
   app.get('/api/mirrors', async () => door.mirrors())
   app.post('/api/mirrors/test', async (request, reply) =>
     door.testMirrors(
@@ -147,6 +155,11 @@ export async function openApi(
     sendAnswer(reply, await door.submit(request.params.id, request.body))
     return reply
   })
+  app.get<{ Params: { id: string } }>('/api/jobs/:id/shell', (request, reply) => {
+    const signal = abortedWith(reply.raw)
+    const answer = door.shell(request.params.id, request.query, signal)
+    void streamTo(reply, 'application/x-ndjson', lines(answer), door.log)
+  })
   app.get<{ Params: { id: string } }>('/api/requests/:id/events', (request, reply) => {
     const signal = abortedWith(reply.raw)
     void streamTo(
@@ -158,16 +171,10 @@ export async function openApi(
   })
   app.get<{
     Params: { id: string }
-    Querystring: { offset?: string; follow?: string; attempt?: string }
   }>('/api/jobs/:id/log', (request, reply) => {
-    const { offset = '0', follow, attempt = '0' } = request.query
+    const question = parseLogQuery(request.query)
     const signal = abortedWith(reply.raw)
-    const bytes = door.readLog(request.params.id, {
-      attempt: Number(attempt) || 0,
-      offsetBytes: Number(offset) || 0,
-      follow: follow === '1',
-      signal,
-    })
+    const bytes = door.readLog(request.params.id, { ...question, signal })
     void streamTo(reply, 'application/octet-stream', bytes, door.log)
   })
   app.route({

@@ -11,6 +11,7 @@ import type { PeerRecord } from '../../wire/peer-record.ts'
 import {
   CAS_PROTOCOL,
   FEATURE_ANNOUNCE,
+  FEATURE_IMAGES,
   FEATURE_KEEP,
   FEATURE_REFUSE,
   FEATURE_TOKEN,
@@ -53,7 +54,14 @@ export class Links {
     this.#hello = () => ({
       type: 'hello',
       versions: WORK_VERSION,
-      features: [FEATURE_TOKEN, FEATURE_ANNOUNCE, FEATURE_KEEP, FEATURE_TREE, FEATURE_REFUSE],
+      features: [
+        FEATURE_TOKEN,
+        FEATURE_ANNOUNCE,
+        FEATURE_KEEP,
+        FEATURE_TREE,
+        FEATURE_REFUSE,
+        FEATURE_IMAGES,
+      ],
       mesh: own.mesh,
       protocols: PROTOCOLS,
       record: own.record(),

@@ -35,6 +35,7 @@ import { checkBlobs, keepBlobs, type CaredStore } from '../blobs/look-after-blob
 import { moveBlobs } from '../blobs/move-blobs.ts'
 import { problemAnswer } from '../doors/problem.ts'
 import type { Finding } from '../finding.ts'
+import { holdImages } from '../images/hold-images.ts'
 import type { ParentStatus } from '../links/parents.ts'
 import type { LinkHandlers, PeerLink } from '../links/peer-link.ts'
 import { openOutbox, OUTBOX_MAX, type Outbox } from '../outbox.ts'
@@ -178,6 +179,8 @@ class TreeAuthority implements Authority {
         return encodeObject(Checked, await checkBlobs(store, call.entries, signal))
       case 'keep':
         return encodeObject(Done, keepBlobs(store.leases, parentId, call))
+      case 'images':
+        return encodeObject(Done, holdImages({ clock: this.#deps.clock, pins: store.pins }, call))
       case 'pull':
       case 'push':
         return encodeObject(Done, await moveBlobs(blobs, call, signal))
@@ -373,6 +376,9 @@ class TreeAuthority implements Authority {
   /** What can be said while nobody above is reached. */
   async #answerAlone(call: ApiCall): Promise<ApiAnswer> {
     const isList = /^\/api\/requests(?:\?|$)/.test(call.path)
+    // Names of images are the root's: what this node knows of them would not be what they mean.
+    const isForRoot = /^\/api\/images(?:[/?]|$)/.test(call.path) && !this.#uplink.isTop
+    if (isForRoot) return problemAnswer(unreachable(this.#uplink.status()))
     if (!this.#uplink.isCutOff && !isList) return problemAnswer(unreachable(this.#uplink.status()))
     const local = await this.#local.answer(call)
     if (!isList || local.status !== 200 || this.waiting.size === 0) return local

@@ -2,6 +2,7 @@
  * One link to a parent, as a pure state machine: what is said to the parent, what its words mean here, and
  * whether the link closes a ring. `Uplink` carries it out over the network; the simulator does so in virtual time.
  */
+import { FactsTeller } from '../facts-teller.ts'
 import type { Event } from '../../scheduler/events.ts'
 import type { Below } from '../../scheduler/members.ts'
 import type { Scheduler } from '../../scheduler/scheduler.ts'
@@ -52,11 +53,12 @@ export function objection(
     : undefined
 }
 
-/** All of a message but its numbers and outcomes. */
+/** All of a message but its numbers, outcomes, and what is told only now and then. */
 function wordsOf({
   seq: _seq,
   ackSeq: _ackSeq,
   finished: _finished,
+  facts: _facts,
   ...words
 }: SyncMessage): string {
   return JSON.stringify(words)
@@ -72,6 +74,7 @@ export class UplinkSession {
   /** Nodes below that the parent was told of. */
   readonly #told = new Map<string, Told>()
   #hasToldWhole = false
+  readonly #facts = new FactsTeller()
   /** Those above, as last said. */
   #way = ''
   /** What the parent was told last; empty when it is to be told in any case. */
@@ -103,10 +106,13 @@ export class UplinkSession {
     this.#sentAtMs.set(this.#seq, nowMs)
     const [oldest] = this.#sentAtMs.keys()
     if (this.#sentAtMs.size > SENT_MAX && oldest !== undefined) this.#sentAtMs.delete(oldest)
-    return message
+    const { facts, ...words } = message
+    const told = this.#facts.next(facts, this.#seq)
+    return told === undefined ? words : { ...words, facts: told }
   }
 
   take(message: DesiredMessage, nowMs: number): Heard {
+    this.#facts.heard(message.ackSeq)
     const told = message.ancestors ?? []
     const at = told.findIndex(({ peerId }) => peerId === this.#selfId)
     const ancestors = at === -1 ? told : told.slice(0, at)
@@ -118,7 +124,8 @@ export class UplinkSession {
     const isOtherWay = way !== this.#way
     this.#way = way
     // Somebody else lets go of the ring that this node is in, who must hear of it: those above are passed on.
-    const orders = at === -1 ? message : { ...message, ancestors, grants: [], drains: [] }
+    const orders =
+      at === -1 ? message : { ...message, ancestors, grants: [], drains: [], slotOrders: [] }
     const sentAtMs = this.#sentAt(message.ackSeq, nowMs)
     return {
       kind: 'orders',
