@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 const TICKS_PER_SECOND = 100
 
 /** User and system seconds of the process itself, without its children. */
-function ownCpuSeconds(pid: number): number {
+export function ownCpuSeconds(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
   // The second field, the name, may hold spaces; the third follows its closing parenthesis.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')

@@ -211,7 +211,7 @@ const TABLE = {
     'a build ran into a limit',
     EXIT.buildFailed,
     false,
-    'It ran longer than run.timeout, printed nothing for run.max-silent, or printed more than run.max-log. It and all its processes were killed. It is not retried, for it would take as long again.',
+    'It ran longer than run.timeout, printed nothing for run.max-silent, printed more than run.max-log, made larger outputs than run.max-output, took more of the disk than needs.disk, or tried to have more processes than its node lets one build have; the message says which, and how much. It and all its processes were killed. It is not retried, for it would end the same way.',
   ),
   MESH0403: entry(
     'a builder did not make an output',
