@@ -80,8 +80,7 @@ export async function takeOwnership(path: string): Promise<void> {
     const needed = stat.isDirectory() ? 0o700 : 0o400
     // Nor does what it left run as anybody, or belong to a group, when it is ours.
     const isOdd = (stat.mode & needed) !== needed || (stat.mode & 0o6000) !== 0
-    if (!stat.isSymbolicLink() && isOdd)
-      chmodSync(next.path, (stat.mode | needed) & 0o777)
+    if (!stat.isSymbolicLink() && isOdd) chmodSync(next.path, (stat.mode | needed) & 0o777)
     if (stat.isDirectory() && next.depth < OWNED_DEPTH_MAX)
       for (const name of readdirSync(next.path, { encoding: 'buffer' }))
         pending.push({ path: joinBytes(next.path, name), depth: next.depth + 1 })

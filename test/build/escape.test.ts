@@ -168,7 +168,10 @@ for (const method of SEALED_METHODS) {
       )
       assert.deepEqual(ran.outcome.end, { kind: 'exited', code: 0 }, ran.stderr)
       const now = await lstat(join(host, 'private'))
-      assert.deepEqual([now.mode, now.uid, now.ctimeMs], [earlier.mode, earlier.uid, earlier.ctimeMs])
+      assert.deepEqual(
+        [now.mode, now.uid, now.ctimeMs],
+        [earlier.mode, earlier.uid, earlier.ctimeMs],
+      )
       assert.equal((await lstat(join(ran.directory, 'out/out'))).isSymbolicLink(), true)
     })
 

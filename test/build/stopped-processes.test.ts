@@ -19,9 +19,17 @@ function stateOf(pid: number): string {
 }
 
 /** A signal takes effect when the kernel next looks at its process. */
-async function until(holds: () => boolean): Promise<void> {
-  while (!holds()) await delay(1)
+async function until(holds: () => boolean, told: () => string): Promise<void> {
+  const deadline = performance.now() + TIMEOUT_MS
+  while (!holds()) {
+    assert(performance.now() < deadline, `it never came true: ${told()}`)
+    await delay(1)
+  }
 }
+
+/** Those of a tree, with their states. */
+const statesOf = (pids: readonly number[]): string =>
+  pids.map((pid) => `${pid} ${stateOf(pid)}`).join(', ')
 
 /** A shell in a session of its own, its child, its grandchild, and one whose parent has left. */
 async function startTree(): Promise<{ pid: number; all: number[]; end: () => void }> {
@@ -43,16 +51,22 @@ async function startTree(): Promise<{ pid: number; all: number[]; end: () => voi
 
 test(
   'stopped processes: all of a build stand still, and go on',
-  { skip: SKIP, timeout: TIMEOUT_MS },
+  { skip: SKIP, timeout: 3 * TIMEOUT_MS },
   async () => {
     const { pid, all, end } = await startTree()
     try {
       assert.equal(all.length, 3)
       const count = signalTree(pid, 'SIGSTOP', { isRootIncluded: true })
       assert.ok(count >= 3, `${count} were stopped`)
-      await until(() => all.every((one) => stateOf(one) === 'T'))
+      await until(
+        () => all.every((one) => stateOf(one) === 'T'),
+        () => statesOf(all),
+      )
       signalTree(pid, 'SIGCONT', { isRootIncluded: true })
-      await until(() => all.every((one) => stateOf(one) !== 'T'))
+      await until(
+        () => all.every((one) => stateOf(one) !== 'T'),
+        () => statesOf(all),
+      )
     } finally {
       end()
     }
@@ -61,13 +75,16 @@ test(
 
 test(
   'stopped processes: what waits outside of the walls goes on',
-  { skip: SKIP, timeout: TIMEOUT_MS },
+  { skip: SKIP, timeout: 3 * TIMEOUT_MS },
   async () => {
     const { pid, end } = await startTree()
     try {
       assert.ok(signalTree(pid, 'SIGSTOP', { isRootIncluded: false }) >= 2)
       // One of its children may just be leaving.
-      await until(() => childrenOf(pid).some((one) => stateOf(one) === 'T'))
+      await until(
+        () => childrenOf(pid).some((one) => stateOf(one) === 'T'),
+        () => statesOf([pid, ...childrenOf(pid)]),
+      )
       assert.notEqual(stateOf(pid), 'T')
     } finally {
       end()
@@ -77,7 +94,7 @@ test(
 
 test(
   'stopped processes: one that is gone is nobody',
-  { skip: SKIP, timeout: TIMEOUT_MS },
+  { skip: SKIP, timeout: 3 * TIMEOUT_MS },
   async () => {
     const child = spawn('true', { stdio: 'ignore' })
     await once(child, 'close')
