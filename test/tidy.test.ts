@@ -49,8 +49,8 @@ const BANNED: readonly [RegExp, RegExp, string][] = [
   [/\bconsole\./, /^cli\//, 'log with the logger passed in'],
   [
     /\bprocess\.env\b/,
-    /^(?:cli\/|node\/config\/config\.ts$)/,
-    'read settings in node/config/config.ts',
+    /^(?:cli\/|node\/config\/config-io\.ts$)/,
+    'make it a setting, or take the Env of node/config/config-io.ts',
   ],
   [
     /\bprocess\.exit\(/,

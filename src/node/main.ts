@@ -2,7 +2,7 @@
 import { systemClock } from '../base/clock.ts'
 import { EXIT, hasCode } from '../base/errors.ts'
 import { systemRandom } from '../base/random.ts'
-import { systemConfigIo, takeEnvironment } from './config/config.ts'
+import { systemConfigIo, takeEnvironment } from './config/config-io.ts'
 import { createLogger } from './process/logging.ts'
 import { hasTerminal } from './process/reload.ts'
 import { runNode } from './run-node.ts'

@@ -4,15 +4,10 @@ import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { MeshError } from '../../src/base/errors.ts'
-import {
-  configSchema,
-  loadConfig,
-  readCommandLine,
-  resolveConfig,
-  takeEnvironment,
-  type ConfigIo,
-  type Env,
-} from '../../src/node/config/config.ts'
+import { readCommandLine } from '../../src/node/config/command-line.ts'
+import { takeEnvironment, type ConfigIo, type Env } from '../../src/node/config/config-io.ts'
+import { loadConfig, resolveConfig } from '../../src/node/config/resolve-config.ts'
+import { configSchema } from '../../src/node/config/settings.ts'
 import { isLoopback } from '../../src/node/config/config-values.ts'
 
 const PEER = '12D3KooWGatU38nUxa2UFZ9hKsn9ZEjVQZbXrBVcqZMfXhvBVrBe'

@@ -10,7 +10,8 @@ import { MeshError } from '../../src/base/errors.ts'
 import { systemRandom } from '../../src/base/random.ts'
 import { createLogger } from '../../src/node/process/logging.ts'
 import type { Daemon } from '../../src/node/daemon.ts'
-import { runNode, type NodeSystem, type StartDaemon } from '../../src/node/run-node.ts'
+import type { NodeSystem, StartDaemon } from '../../src/node/node-system.ts'
+import { runNode } from '../../src/node/run-node.ts'
 import { ManualClock } from './manual-clock.ts'
 
 const READY = {
@@ -321,6 +322,14 @@ test('main: help, schema, and unknown commands', async () => {
     unknown.err,
     /^error\[MESH0002\]: there is no command "config chekc"\n {2}help: did you mean "mesh-node config check"\?/,
   )
+})
+
+test('main: a command with flags of its own stands before all flags', async () => {
+  for (const command of ['init', 'calibrate', 'install-service', 'guess-env']) {
+    const { code, out, err } = await run('--name', 'x', command)
+    assert.deepEqual([code, out], [2, ''])
+    assert.match(err, new RegExp(`^error\\[MESH0002\\]: ${command} stands before all flags\n`))
+  }
 })
 
 test('main: the peer id is told before anything runs, and stays', async () => {

@@ -1,7 +1,8 @@
 /** The section `[shares]` of the configuration. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { readCommandLine, resolveConfig, type Resolution } from '../../src/node/config/config.ts'
+import { readCommandLine } from '../../src/node/config/command-line.ts'
+import { resolveConfig, type Resolution } from '../../src/node/config/resolve-config.ts'
 
 function resolved(text: string, argv: readonly string[] = []): Resolution {
   return resolveConfig(

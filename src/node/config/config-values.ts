@@ -1,5 +1,6 @@
 /** The texts that settings are written in: addresses, sizes, durations. Each parser gives undefined for any other text. */
 import { BlockList, isIP } from 'node:net'
+import { isAbsolute } from 'node:path'
 import { PeerId } from '../../wire/names.ts'
 
 export interface HostPort {
@@ -72,3 +73,7 @@ export function parsePercent(text: string): number | undefined {
   const percent = Number(digits ?? Number.NaN)
   return percent >= 0 && percent <= 100 ? percent / 100 : undefined
 }
+
+/** Of a variable of the XDG specification, which says that a relative path is to be ignored. */
+export const parseAbsolutePath = (path: string | undefined): string | undefined =>
+  path !== undefined && isAbsolute(path) ? path : undefined

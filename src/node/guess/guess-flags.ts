@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util'
 import { MeshError } from '../../base/errors.ts'
 import { nearestOf } from '../../base/nearest.ts'
-import { readCommandLine, type CommandLine } from '../config/config.ts'
+import { readCommandLine, type CommandLine } from '../config/command-line.ts'
 
 export interface GuessLine {
   /** Another root directory than this machine's. */

@@ -2,7 +2,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { hasCode } from '../../base/errors.ts'
 import type { AttemptRecords } from '../../build/attempt-records.ts'
-import type { LiveLog } from '../../build/worker.ts'
+import type { LiveLog } from '../../build/attempt/attempt.ts'
 import type { BlobStore } from '../../store/blob-store.ts'
 import type { BlobRef } from '../../wire/digest.ts'
 import type { LogView } from '../../wire/log-view.ts'

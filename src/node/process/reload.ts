@@ -7,7 +7,8 @@
 import { closeSync, openSync } from 'node:fs'
 import type { Logger } from 'pino'
 import { hasCode } from '../../base/errors.ts'
-import type { Config, Resolution } from '../config/config.ts'
+import type { Config } from '../config/config.ts'
+import type { Resolution } from '../config/resolve-config.ts'
 
 /** Settings of [worker] that a running node takes up. */
 const LIVE = ['cpus', 'memory', 'facts', 'features', 'systems', 'policy']

@@ -8,7 +8,7 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import type { Logger } from 'pino'
 import type { Clock, Timer } from '../../base/clock.ts'
-import type { Env } from '../config/config.ts'
+import type { Env } from '../config/config-io.ts'
 
 const NOTIFY_MS_MAX = 10_000
 

@@ -1,6 +1,6 @@
 /** `mesh-node calibrate`: measures this machine and proposes how a node on it should be configured. */
 import { EXIT } from '../../base/errors.ts'
-import { resolveConfig } from '../config/config.ts'
+import { resolveConfig } from '../config/resolve-config.ts'
 import { calibrationText } from './calibrate-view.ts'
 import { measure } from './progress.ts'
 import { propose } from './proposals/propose.ts'

@@ -2,11 +2,10 @@
 import { parseArgs } from 'node:util'
 import { MeshError } from '../../base/errors.ts'
 import { nearestOf } from '../../base/nearest.ts'
-import { readCommandLine, type CommandLine } from '../config/config.ts'
+import { readCommandLine, type CommandLine } from '../config/command-line.ts'
 import { isJobKind, JOB_KIND_NAMES, type JobKindName } from './job-kinds.ts'
 
-export const SETUP_COMMANDS = ['calibrate', 'init', 'install-service'] as const
-export type SetupCommand = (typeof SETUP_COMMANDS)[number]
+export type SetupCommand = 'calibrate' | 'init' | 'install-service'
 
 const OWN_FLAGS = {
   calibrate: ['for', 'json'],
@@ -28,9 +27,6 @@ export interface SetupLine {
   /** The flags of the daemon. */
   readonly line: CommandLine
 }
-
-export const isSetupCommand = (word: string | undefined): word is SetupCommand =>
-  SETUP_COMMANDS.some((command) => command === word)
 
 /** `argv` begins with the command. Throws MESH0002 and MESH0104. */
 export function readSetupLine(command: SetupCommand, argv: readonly string[]): SetupLine {

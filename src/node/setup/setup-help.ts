@@ -1,5 +1,5 @@
 /** The help of the commands that set a machine up. */
-import { flagHelp } from '../config/config.ts'
+import { flagHelp } from '../config/command-line.ts'
 import type { SetupCommand } from './setup-flags.ts'
 
 const KINDS = '  --for KIND              kind of jobs: c, large-c, java, mixed (default: mixed)'

@@ -1,11 +1,11 @@
 /**
  * The commands of `mesh-node` that set a machine up, before there is a daemon: `calibrate`, `init`,
- * `install-service`. run-node.ts hands them over.
+ * `install-service`. commands/command-table.ts has them.
  */
 import { constants } from 'node:os'
 import type { Clock } from '../../base/clock.ts'
 import { EXIT } from '../../base/errors.ts'
-import type { ConfigIo, Env } from '../config/config.ts'
+import type { ConfigIo, Env } from '../config/config-io.ts'
 import { calibrate } from './calibrate.ts'
 import { init } from './init/init.ts'
 import { installService } from './install-service.ts'

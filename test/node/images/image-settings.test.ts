@@ -1,7 +1,8 @@
 /** `[[worker.image]]` in the configuration. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { readCommandLine, resolveConfig, type Resolution } from '../../../src/node/config/config.ts'
+import { readCommandLine } from '../../../src/node/config/command-line.ts'
+import { resolveConfig, type Resolution } from '../../../src/node/config/resolve-config.ts'
 
 const read = (text: string): Resolution =>
   resolveConfig(

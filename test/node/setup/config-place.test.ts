@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import type { ConfigIo } from '../../../src/node/config/config.ts'
+import type { ConfigIo } from '../../../src/node/config/config-io.ts'
 import { findConfigPlace, writeConfig } from '../../../src/node/setup/init/config-place.ts'
 
 class Home implements Disposable {

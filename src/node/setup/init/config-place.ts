@@ -3,7 +3,8 @@ import { constants } from 'node:fs'
 import { access, link, mkdir, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path'
 import { hasCode, MeshError, messageOf } from '../../../base/errors.ts'
-import type { CommandLine, ConfigIo, Env } from '../../config/config.ts'
+import type { CommandLine } from '../../config/command-line.ts'
+import type { ConfigIo, Env } from '../../config/config-io.ts'
 import { nearestDirectory } from '../measure/machine-here.ts'
 
 export interface ConfigPlace {

@@ -1,5 +1,5 @@
 /** The talk with a person: the questions, the file as it will be, and whether it is to be written. */
-import type { ConfigIo } from '../../config/config.ts'
+import type { ConfigIo } from '../../config/config-io.ts'
 import { machineLines } from '../calibrate-view.ts'
 import { lookAtDisk } from '../measure/machine-here.ts'
 import type { Terminal } from '../terminal.ts'

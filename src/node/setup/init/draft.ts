@@ -5,13 +5,9 @@
 import { z } from 'zod'
 import { parseSize } from '../../../base/units.ts'
 import { Role } from '../../../wire/api.ts'
-import {
-  resolveConfig,
-  type CommandLine,
-  type ConfigIo,
-  type Env,
-  type Resolution,
-} from '../../config/config.ts'
+import type { CommandLine } from '../../config/command-line.ts'
+import type { ConfigIo, Env } from '../../config/config-io.ts'
+import { resolveConfig, type Resolution } from '../../config/resolve-config.ts'
 import { isLoopback, parseListenAddress } from '../../config/config-values.ts'
 import type { JobKindName } from '../job-kinds.ts'
 import type { Answers, Place } from '../machine.ts'

@@ -4,7 +4,7 @@
  */
 import { constants } from 'node:os'
 import { EXIT, MeshError } from '../../../base/errors.ts'
-import { resolveConfig } from '../../config/config.ts'
+import { resolveConfig } from '../../config/resolve-config.ts'
 import { unitFor } from '../install-service.ts'
 import { measure } from '../progress.ts'
 import type { SetupLine } from '../setup-flags.ts'

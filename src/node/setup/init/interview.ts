@@ -2,7 +2,7 @@
  * Asks the questions one after the other. A wrong answer is told with what is wrong, and asked again; the
  * return key takes what is proposed.
  */
-import type { ConfigIo } from '../../config/config.ts'
+import type { ConfigIo } from '../../config/config-io.ts'
 import { choicesOf, resolveText, type Draft } from './draft.ts'
 import type { Disk } from '../machine.ts'
 import { questions, type Places, type Question } from './questions.ts'
