@@ -8,16 +8,13 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MeshError } from '../base/errors.ts'
-import { mapLimited } from '../files/map-limited.ts'
 import { runJob, type FileWorkers } from '../files/workers/file-workers.ts'
 import type { Action } from '../wire/action.ts'
-import type { BytesMoved } from '../wire/facts.ts'
-import type { PeerRecord } from '../wire/peer-record.ts'
-import { blobOf, type Entry } from '../wire/tree.ts'
+import type { Entry } from '../wire/tree.ts'
 import { makeAttemptDirectory } from './attempt-directory.ts'
-import type { BuildInput, BuildSpec, SandboxChoice } from './executor.ts'
-import { imageRootOf } from './image-root.ts'
-import type { Materialised, MaterialisedTrees } from './materialised.ts'
+import { entriesOfAction, layInputs, obtainInputs, type Obtain } from './attempt/inputs.ts'
+import type { BuildSpec, SandboxChoice } from './executor.ts'
+import type { MaterialisedTrees } from './materialised.ts'
 import type { Runnable } from './probe/systems.ts'
 import { shellCommand, shellScript } from './sandbox-command.ts'
 import { readHostLayout } from './sandbox-layout.ts'
@@ -25,8 +22,6 @@ import { sandboxDirectory } from './sandbox.ts'
 
 /** Shells that are open at once. */
 const SHELLS_MAX = 16
-/** Inputs that are fetched at once. */
-const INPUTS_AT_ONCE = 8
 /** Nobody's limits: a person ends it. */
 const NO_LIMITS = { timeoutMs: 2 ** 31 - 1, maxSilentMs: 2 ** 31 - 1, maxLogBytes: 0 }
 /** How its user starts it: the program reads `input` from descriptor 3, a socket, and reports there. */
@@ -45,10 +40,7 @@ export interface ShellDeps {
   /** Whose programs it runs. */
   readonly machine: { readonly systems: readonly Runnable[] }
   readonly workers: FileWorkers
-  readonly obtain: (
-    entry: Entry,
-    options: { readonly peers: readonly PeerRecord[]; readonly signal: AbortSignal },
-  ) => Promise<BytesMoved>
+  readonly obtain: Obtain
   readonly hold: (entries: readonly Entry[]) => Disposable
 }
 
@@ -91,12 +83,10 @@ export class Shells {
     cleanup.defer(() => {
       this.#openCount -= 1
     })
-    const held: Materialised[] = []
-    cleanup.defer(() => held.forEach((materialised) => materialised.release()))
     const directory = join(this.#directory, `shell-${process.pid}-${(this.#count += 1)}`)
     await mkdir(directory, { mode: 0o711 })
     cleanup.defer(() => runJob(workers, 'remove-tree', directory))
-    const spec = await this.#specOf(request, directory, { cleanup, held, signal })
+    const spec = await this.#specOf(request, directory, { cleanup, signal })
     const layout = await readHostLayout(sandboxDirectory(this.#data))
     makeAttemptDirectory(spec, layout)
     await writeFile(join(directory, 'home', 'builder.sh'), shellScript(action.argv), {
@@ -125,27 +115,16 @@ export class Shells {
     directory: string,
     context: {
       readonly cleanup: AsyncDisposableStack
-      readonly held: Materialised[]
       readonly signal: AbortSignal
     },
   ): Promise<BuildSpec> {
+    const { cleanup, signal } = context
     const { trees, obtain, hold, machine } = this.#deps
-    const { cleanup, held, signal } = context
-    const entries = [...action.inputs.map(([, entry]) => entry), ...(action.image ?? [])]
-    cleanup.use(hold(entries))
-    await mapLimited(entries, INPUTS_AT_ONCE, async (entry) => {
-      if (blobOf(entry) !== undefined) await obtain(entry, { peers: [], signal })
-    })
-    const inputs: BuildInput[] = []
-    for (const [path, entry] of action.inputs) {
-      if (entry.kind === 'symlink') {
-        inputs.push({ path, source: { kind: 'symlink', target: entry.target } })
-        continue
-      }
-      const materialised = await trees.acquire(entry)
-      held.push(materialised)
-      inputs.push({ path, source: { kind: entry.kind, hostPath: materialised.path } })
-    }
+    cleanup.use(hold(entriesOfAction(action)))
+    await obtainInputs(obtain, action, { name: env['MESH_JOB'] ?? 'the job', signal })
+    const { inputs, image } = cleanup.use(
+      await layInputs({ trees, systems: machine.systems }, action, host),
+    )
     return {
       attempt: 'shell',
       isolation: action.image === undefined ? 'namespace' : 'image',
@@ -154,7 +133,7 @@ export class Shells {
       env: { ...action.env, ...env },
       cwd: action.cwd,
       inputs,
-      image: await imageRootOf(action, host, { trees, systems: machine.systems, held }),
+      image,
       network: action.network,
       limits: NO_LIMITS,
     }
