@@ -18,29 +18,34 @@ import { cidOf, sha256, type Digest } from '../../src/wire/digest.ts'
 import { freePort, openMesh, problem, submitted, until, type Daemon, type Mesh } from './meshes.ts'
 
 const BIG_BYTES = 5 * 1024 * 1024
+/** What `made` makes: no two parts of it are equal, so that what is damaged can be had nowhere else. */
+const BIG = Buffer.from(
+  Array.from({ length: 1_000_000 }, (_, at) => `${at + 1}\n`).join(''),
+).subarray(0, BIG_BYTES)
 
-/** `made` takes one processor, what uses it takes `cpus`: more than the node has that makes it. */
-const graph = (cpus: number, more = ''): string => `mesh = 1
+/** `made` is built anywhere, what uses it on the worker of that number. */
+const graph = (number: number, more = ''): string => `mesh = 1
 [derivation.made]
 builder = "/bin/sh"
-args = ["-c", 'mkdir $out; head -c ${BIG_BYTES} /dev/zero > $out/big; echo small > $out/small']
+args = ["-c", 'mkdir $out; seq 1000000 | head -c ${BIG_BYTES} > $out/big; echo small > $out/small']
 [derivation.used]
 builder = "/bin/sh"
 args = ["-c", 'wc -c < $made/big > $out; cat $made/small >> $out; echo "${more}" >> $out']
 inputs.made = { output = "made" }
-needs = { cpus = ${cpus} }
+needs = { features = ["w${number}"] }
 `
 
 const blobPath = (daemon: Daemon, digest: Digest): string =>
   join(daemon.directory, 'store', 'blob', digest.slice(0, 2), digest)
 
-function worker(mesh: Mesh, root: Daemon, cpus: number): Promise<Daemon> {
+function worker(mesh: Mesh, root: Daemon, number: number): Promise<Daemon> {
   return mesh.start({
-    name: `w${cpus}`,
+    name: `w${number}`,
     role: 'worker,store',
     listen: 'none',
-    cpus,
+    cpus: Math.min(2, number),
     parents: [root],
+    args: ['--feature', `w${number}`],
   })
 }
 
@@ -79,7 +84,7 @@ test(
     )
 
     // A damaged copy at one of two sources is not used, and nobody gets it.
-    const digest = sha256(Buffer.alloc(BIG_BYTES))
+    const digest = sha256(BIG)
     const path = join(mesh.directory, 'w1', 'store', 'blob', digest.slice(0, 2), digest)
     damage(path)
     await worker(mesh, root, 4)
@@ -143,11 +148,11 @@ test(
     assert.match(request.notices.join(), /an output of made was lost[\s\S]*built again, 1 of 3/)
     assert.match(ended.stderr, /an output of made was lost/)
 
-    const digest = sha256(Buffer.alloc(BIG_BYTES))
+    const digest = sha256(BIG)
     damage(blobPath(w2, digest))
     await worker(mesh, root, 4)
     await desk.untilReady('w4')
-    // w4 does not take the damaged copy; made again on w2 it replaces it.
+    // w4 does not take the damaged copy.
     const again = await desk.mesh(
       'submit',
       desk.write('again.mesh.toml', graph(4, 'again')),

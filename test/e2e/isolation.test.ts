@@ -92,15 +92,20 @@ env = { OWN = "mine" }
         .split('\n')
         .map((line) => line.split('=', 2)),
     )
-    const { MESH_JOB, MESH_SYSTEM, ...rest } = variables
+    const { MESH_JOB, MESH_SYSTEM, BUILDTOKEN, MAKEFLAGS, CARGO_MAKEFLAGS, ...rest } = variables
+    assert.match(BUILDTOKEN ?? '', /^\d+-[0-9a-f]{24}$/)
+    assert.match(MAKEFLAGS ?? '', /--jobserver-auth/)
+    assert.equal(CARGO_MAKEFLAGS, MAKEFLAGS)
     assert.match(MESH_JOB ?? '', /^j-/)
     assert.match(MESH_SYSTEM ?? '', /-linux$/)
     assert.deepEqual(rest, {
+      BUILDSOCKET: '/build/control/buildsocket',
       HOME: '/build/home',
       LC_ALL: 'C',
       MESH_JOBS: '1',
       MESH_JOBS_FILE: '/build/control/jobs',
       MESH_NODE: 'alone',
+      NIX_BUILD_CORES: '1',
       OWN: 'mine',
       PATH: '/usr/bin:/bin',
       TMPDIR: '/build/tmp',

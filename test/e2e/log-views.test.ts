@@ -321,7 +321,7 @@ test(
     const { stdout } = await following.ended
     assert.match(
       stdout,
-      /^on w2\nmesh: the log breaks off at byte \d+: .*; attempt 1 on w2: lost, .*\n==> .* attempt 2 .*<==\non w1\n$/,
+      /^on w2\nmesh: the log breaks off at byte \d+: .*; attempt \d+ on w2: lost, .*\n==> .* attempt \d+ .*<==\non w1\n$/,
     )
     // Back again, it has the log of what it ran.
     await start()
