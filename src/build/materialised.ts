@@ -39,7 +39,7 @@ const CLONE = constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE
 /** A symbolic link has no bytes to mount: the executor makes it itself out of its target. */
 type MountableEntry = Exclude<Entry, { kind: 'symlink' }>
 
-export interface Materialised {
+interface Materialised {
   /** A read-only file, or a directory of hard links: only to be mounted read-only. */
   readonly path: string
   /** The path may go away from now on. Idempotent. */

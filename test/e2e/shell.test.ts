@@ -119,6 +119,7 @@ test('shell: a terminal is handed to the shell and given back', { timeout: 120_0
       env: { ...process.env, MESH_SOCKET: node.file.socket, TERM: 'xterm' },
     },
   )
+  const closed = once(child, 'close')
   let text = ''
   child.stdout.on('data', (bytes: Buffer) => (text += bytes.toString()))
   const shows = (what: RegExp): Promise<true> =>
@@ -132,5 +133,5 @@ test('shell: a terminal is handed to the shell and given back', { timeout: 120_0
   child.stdin.write('exit 4\n')
   await shows(/code 4/)
   child.stdin.end()
-  await once(child, 'close')
+  await closed
 })
