@@ -1,9 +1,11 @@
 /** Attempts to get out of a sealed build, or to leave something behind, on each sandbox method that this machine has. */
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { chmod, lstat, mkdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test, type TestContext } from 'node:test'
+import { childrenOf } from '../../src/build/process-list.ts'
 import { Builds, processesWith, SEALED_METHODS, uniqueSleep, until } from './builds.ts'
 
 for (const method of SEALED_METHODS) {
@@ -88,7 +90,10 @@ for (const method of SEALED_METHODS) {
     })
 
     check('who runs it can be neither signalled, traced nor read', async () => {
-      const executor = (await processesWith('/nowhere'))[0] ?? process.ppid
+      const executor = childrenOf(process.pid).find((pid) =>
+        readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(`"${builds.directory}"`),
+      )
+      assert(executor !== undefined)
       await nothingOf([
         `kill -0 ${process.pid}`,
         `kill -0 ${executor}`,
