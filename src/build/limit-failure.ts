@@ -26,7 +26,7 @@ export function describeLimit(
       }
     case 'log':
       return {
-        message: `printed more than run.max-log (${maxLogBytes} bytes) and was killed`,
+        message: `printed more than run.max-log (${formatSize(maxLogBytes)}) and was killed`,
         limit: { name: limit, value: maxLogBytes },
       }
     case 'output':

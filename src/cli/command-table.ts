@@ -353,7 +353,7 @@ export const COMMANDS: readonly CommandSpec[] = [
     sentence: 'Open the environment of a job, with its inputs, and a shell in it.',
     examples: [
       ['mesh shell r-k3m9/hello', 'look around; sh /build/home/builder.sh builds it'],
-      ['mesh shell j-4fz8 -- ls -l /build/in', 'one command'],
+      ['mesh shell j-4fz8 -- env', 'one command'],
     ],
     options: [{ name: 'attempt', value: 'N', text: 'of an earlier attempt' }],
     exit: "the command's own, 2 it cannot be opened here, 5 no such job, 69 no daemon.",

@@ -5,13 +5,14 @@
  * Each file appears whole, with the right sha256, or not at all, so that a server may serve the directory
  * meanwhile. What is there already is left, so that an export that broke off is simply repeated.
  */
-import { chmod, lstat, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { chmod, lstat, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import type { Clock } from '../base/clock.ts'
 import { hasCode, MeshError, messageOf } from '../base/errors.ts'
 import { randomId } from '../base/random.ts'
 import { formatSize, plural } from '../base/units.ts'
+import { makeDirectories } from '../files/make-directories.ts'
 import { collectBytes } from '../files/collect-bytes.ts'
 import { mapLimited } from '../files/map-limited.ts'
 import { RequestView, type JobView } from '../wire/api.ts'
@@ -58,7 +59,7 @@ export async function exportMirror(
 ): Promise<Exported> {
   const temporary = join(directory, `${TEMPORARY}${randomId(deps.context.random, 'x')}`)
   try {
-    await mkdir(temporary, { recursive: true, mode: 0o755 })
+    await makeDirectories(temporary, 0o755)
   } catch (error) {
     throw explained(error, directory)
   }
@@ -294,7 +295,7 @@ class Export {
       await file.close()
     }
     await chmod(beside, FILE_MODE) // whatever the umask made of it
-    await mkdir(dirname(path), { recursive: true, mode: 0o755 })
+    await makeDirectories(dirname(path), 0o755)
     await rename(beside, path)
   }
 

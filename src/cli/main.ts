@@ -111,13 +111,14 @@ function commandIndex(argv: readonly string[]): number | undefined {
 }
 
 function overview(): string[] {
+  const nameWidth = Math.max(...COMMANDS.map(({ name }) => name.length))
   return [
     'Usage: mesh COMMAND [options]',
     '',
     'The client of a content-addressed distributed build mesh.',
     '',
     'Commands:',
-    ...COMMANDS.map(({ name, sentence }) => `  ${name.padEnd(8)} ${sentence}`),
+    ...COMMANDS.map(({ name, sentence }) => `  ${name.padEnd(nameWidth)}  ${sentence}`),
     '',
     'Options of every command (mesh COMMAND --help shows its own):',
     ...GLOBAL_OPTIONS.map(optionLine),

@@ -3,10 +3,11 @@
  * else is refused. A small file in it says what was written.
  */
 import { lstatSync } from 'node:fs'
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { hasCode, MeshError } from '../base/errors.ts'
+import { makeDirectories } from '../files/make-directories.ts'
 import { randomId, type Random } from '../base/random.ts'
 import { hashingSink, ingest } from '../files/ingest.ts'
 import { layOut, type ReadBlob } from '../files/lay-out.ts'
@@ -66,7 +67,7 @@ export async function writePlaces(
   directory: string,
   places: readonly OutputPlace[],
 ): Promise<void> {
-  await mkdir(directory, { recursive: true })
+  await makeDirectories(directory)
   const temporary = (): string => join(directory, `.${randomId(random, 'mesh')}`)
   const written = await readMarker(directory)
   const swaps: {

@@ -50,7 +50,8 @@ import { openShell } from './doors/shell.ts'
 import { statusOf } from './doors/status.ts'
 import { requestFrom } from './doors/submission.ts'
 import { packageVersion } from './process/version.ts'
-import { roomOf, Sessions, type Offer } from './worker-session.ts'
+import type { Offer } from './offer.ts'
+import { roomOf, Sessions } from './worker-session.ts'
 
 const CONNECTIONS_MAX = 4_000
 /** A mirror may be filled within minutes, and then has to let go of what it got minutes ago. */
@@ -276,6 +277,7 @@ async function assemble(
       sessions,
       self: record,
       hasParents: config.parents.length > 0,
+      takesChildren: config.listen.length > 0,
       auditShare: config.auditShare,
       shares: config.shares,
     },

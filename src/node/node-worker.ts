@@ -20,7 +20,8 @@ import type { Blobs } from './blobs/blobs.ts'
 import type { Config } from './config/config.ts'
 import { openPolicy } from './policy/open-policy.ts'
 import { Machine, machineOptions } from './machine.ts'
-import { Offer, Sessions } from './worker-session.ts'
+import { Offer } from './offer.ts'
+import { Sessions } from './worker-session.ts'
 
 export interface NodeWorkerDeps {
   readonly clock: Clock

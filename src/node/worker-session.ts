@@ -2,23 +2,16 @@
  * The worker's side of one connection to its granter: says what is, whenever that changes and at every
  * heartbeat, and passes on what should be.
  */
-import type { Logger } from 'pino'
 import type { Shells } from '../build/shells.ts'
 import type { Worker } from '../build/worker.ts'
-import type { HostEnvironment } from '../build/host-environment.ts'
 import { formatSize } from '../base/units.ts'
 import type { Space } from '../store/retention/space.ts'
-import type { Digest } from '../wire/digest.ts'
-import type { Environment } from '../wire/environment.ts'
-import type { DesiredMessage, Resources, SyncMessage } from '../wire/work-messages.ts'
+import type { DesiredMessage, SyncMessage } from '../wire/work-messages.ts'
 import { FactsTeller } from './facts-teller.ts'
-import type { ReadyImage } from './images/declared-images.ts'
 import type { Machine } from './machine.ts'
+import type { Offer } from './offer.ts'
 import type { PolicyKeeper } from './policy/keeper.ts'
 import type { Slots } from './policy/slots.ts'
-
-/** Programs that were hashed because somebody asked; beyond it no more are. */
-const PROBED_TOOLS_MAX = 4096
 
 /** Whether there is room for another job, and what people are told when there is none. */
 export interface Room {
@@ -35,95 +28,6 @@ export function roomOf(space: Space, directory: string): Room {
       : `the store has ${formatSize(usedBytes)} of the ${formatSize(quotaBytes)} that it may have: no new jobs until it has less`
   const way = freeableBytes > 0 ? `; ${formatSize(freeableBytes)} could be freed: mesh gc` : ''
   return { state, note: `${facts}${way}`.slice(0, 1024) }
-}
-
-/** What this node offers, whoever grants. */
-export class Offer {
-  readonly #host: HostEnvironment
-  readonly #log: Logger
-  readonly #tools = new Map<string, Digest | null>()
-  #probing = Promise.resolve(false)
-  /** Of the whole machine, policies aside. */
-  capacity: Resources
-  /** What its policy leaves to builds of it. */
-  limit: Pick<Resources, 'cpus' | 'memoryBytes'> | undefined
-  /** As it was measured; undefined while it is not. */
-  speed: number | undefined
-  isDraining = false
-  note = ''
-  /** Images that this node keeps ready. */
-  images: () => readonly ReadyImage[] = () => []
-
-  constructor(
-    { host, log }: { readonly host: HostEnvironment; readonly log: Logger },
-    capacity: Resources,
-  ) {
-    this.#host = host
-    this.#log = log
-    this.capacity = capacity
-  }
-
-  /** What is offered now. */
-  get offered(): Resources {
-    const { cpus, memoryBytes, diskBytes } = this.capacity
-    const { limit } = this
-    if (limit === undefined) return this.capacity
-    return {
-      cpus: Math.min(cpus, limit.cpus),
-      memoryBytes: Math.min(memoryBytes, limit.memoryBytes),
-      diskBytes,
-    }
-  }
-
-  get environments(): Environment[] {
-    const tools = Object.fromEntries(this.#tools)
-    return this.#host.environments.map((environment) => {
-      const { system, isolation } = environment
-      const images = this.images()
-        .filter((image) => isolation === 'image' && image.system === system)
-        .map(({ name, digest }) => ({ name, digest }))
-      return {
-        ...environment,
-        tools: { ...environment.tools, ...tools },
-        ...(images.length === 0 ? {} : { images }),
-      }
-    })
-  }
-
-  /** Hashes programs that are not known yet, after those that were asked for before; true when something was added. */
-  probe(names: readonly string[]): Promise<boolean> {
-    this.#probing = this.#probing.then(() => this.#probe(names))
-    return this.#probing
-  }
-
-  /** Hashes all that are known once more; true when one of them changed. */
-  probeAgain(): Promise<boolean> {
-    this.#probing = this.#probing.then(async () => {
-      let hasChanged = false
-      for (const [name, before] of this.#tools) {
-        const now = await this.#host.probeTool(name).catch(() => before)
-        hasChanged ||= now !== before
-        this.#tools.set(name, now)
-      }
-      return hasChanged
-    })
-    return this.#probing
-  }
-
-  async #probe(names: readonly string[]): Promise<boolean> {
-    let hasAdded = false
-    for (const name of names) {
-      if (this.#tools.has(name) || this.#tools.size >= PROBED_TOOLS_MAX) continue
-      try {
-        this.#tools.set(name, await this.#host.probeTool(name))
-        hasAdded = true
-      } catch (error) {
-        // Its package may just be being replaced. Whoever wants it goes on asking.
-        this.#log.warn({ err: error, tool: name }, 'program could not be hashed')
-      }
-    }
-    return hasAdded
-  }
 }
 
 /** One connection. A node without a worker says only that it is there. */

@@ -46,6 +46,8 @@ export interface CoreOptions {
   readonly providersOf: ProvidersOf
   /** This node may have a parent, whose leases it passes on. */
   readonly hasParents?: boolean
+  /** False for a node that nobody can dial: nothing runs below it. */
+  readonly takesChildren?: boolean
   /** Of the finished jobs those that are built again on idle nodes and compared, from 0 to 1. */
   readonly auditShare?: number
   /** Groups of users, and how fast their use is forgotten. */
@@ -99,10 +101,19 @@ export class Core {
   /** Peer id of the owner's own node, which all others are connected to. */
   readonly selfId: string
   readonly hasParents: boolean
+  readonly takesChildren: boolean
 
-  constructor({ selfId, providersOf, hasParents = false, auditShare = 0, shares }: CoreOptions) {
+  constructor({
+    selfId,
+    providersOf,
+    hasParents = false,
+    takesChildren = true,
+    auditShare = 0,
+    shares,
+  }: CoreOptions) {
     this.selfId = selfId
     this.hasParents = hasParents
+    this.takesChildren = takesChildren
     this.state = new State({ halfLifeMs: shares?.halfLifeMs })
     this.shares = new Shares(this, shares)
     this.reach = new Reach(this, providersOf)

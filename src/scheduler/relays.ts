@@ -83,7 +83,7 @@ export class Relays {
 
   /** The daemon has started: what ran before is told of by those that run it. */
   recover(): void {
-    this.#recoveringUntilMs = this.#core.moment.nowMs + RECOVERY_MS
+    if (this.#core.takesChildren) this.#recoveringUntilMs = this.#core.moment.nowMs + RECOVERY_MS
   }
 
   up(peerId: string): void {

@@ -156,7 +156,7 @@ test('bounds: a limit is named with its value', () => {
     [
       'ran longer than run.timeout (1.5 s) and was killed',
       'printed nothing for run.max-silent (2 s) and was killed',
-      'printed more than run.max-log (4096 bytes) and was killed',
+      'printed more than run.max-log (4 KiB) and was killed',
       'made more outputs than run.max-output (3 MiB) and was killed',
       'took more of the disk than needs.disk (3 MiB) and was killed',
       'tried to have more than 3145728 processes and was killed',

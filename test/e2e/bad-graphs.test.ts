@@ -169,7 +169,7 @@ test('bad-graphs: a source that cannot be reached', { timeout: 60_000 }, async (
 const LIMITS: readonly (readonly [what: string, limit: string, noise: string, told: RegExp])[] = [
   ['time', 'timeout = "1s"', 'while :; do echo; sleep 0.1; done', /run\.timeout \(1 s\)/],
   ['silence', 'max-silent = "1s"', 'sleep 60', /run\.max-silent \(1 s\)/],
-  ['log', 'max-log = "1 MiB"', 'yes', /run\.max-log \(1048576 bytes\)/],
+  ['log', 'max-log = "1 MiB"', 'yes', /run\.max-log \(1 MiB\)/],
 ]
 
 for (const [at, [what, limit, noise, told]] of LIMITS.entries())

@@ -39,7 +39,7 @@ run = { max-output = "1 GiB" }`,
   },
   log: {
     code: 'MESH0402',
-    says: /printed more than run.max-log \(65536 bytes\) and was killed/,
+    says: /printed more than run.max-log \(64 KiB\) and was killed/,
     derivation: `args = ["-c", 'yes']
 run = { max-log = "64 KiB" }`,
   },

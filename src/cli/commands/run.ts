@@ -8,7 +8,7 @@
  * quoting is ever needed.
  */
 import { lstatSync, readdirSync } from 'node:fs'
-import { mkdir, rename, rm } from 'node:fs/promises'
+import { rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { EXIT, MeshError } from '../../base/errors.ts'
@@ -30,6 +30,7 @@ import { errorJson, errorLines, reportOf } from '../report-error.ts'
 import { cancelOnInterrupt, followRequest, submitGraph, thisSystem } from '../submission.ts'
 import { paint, printableLine } from '../text/style.ts'
 import { parseDuration, parseSize } from '../../base/units.ts'
+import { makeDirectories } from '../../files/make-directories.ts'
 import { Upload } from '../upload.ts'
 import { resultJson } from './submit.ts'
 
@@ -394,7 +395,7 @@ async function merge(from: string, to: string): Promise<void> {
         'MESH0209',
         `${target} is ${there.isDirectory() ? 'a directory' : 'no directory'}, the output is not; it is left alone`,
       )
-    await mkdir(dirname(target), { recursive: true })
+    await makeDirectories(dirname(target))
     await rename(join(from, entry.name), target)
   }
 }

@@ -185,7 +185,8 @@ export function summaryLines(style: Style, state: ProgressState, request: Reques
     lines.push(
       `  copies     ${request.replicas} of 2; what is missing is made when a store node can take it`,
     )
-  if (request.serialMs > 0 && request.wallMs > 0)
+  // Of one job it says nothing.
+  if (request.counts.built > 1 && request.wallMs > 0)
     lines.push(
       `  time       ${formatDuration(request.wallMs)}; one after the other ${formatDuration(request.serialMs)}: speed-up ${(request.serialMs / request.wallMs).toFixed(1)}x`,
     )

@@ -1,7 +1,7 @@
 /** The commands of `mesh-node`, in the order of its help. What only one of them needs is loaded when it runs. */
-import { mkdir } from 'node:fs/promises'
 import { EXIT } from '../../base/errors.ts'
 import type { Random } from '../../base/random.ts'
+import { makeDirectories } from '../../files/make-directories.ts'
 import { configSchema } from '../config/settings.ts'
 import { askReload } from '../process/ask-reload.ts'
 import { openIdentity } from '../process/identity.ts'
@@ -81,6 +81,6 @@ function setup(name: SetupCommand, help: string): OwnLineCommand {
 
 /** The key is made if there is none yet. */
 async function peerIdOf(data: string, random: Random): Promise<string> {
-  await mkdir(data, { recursive: true, mode: 0o700 })
+  await makeDirectories(data, 0o700)
   return (await openIdentity({ random }, { directory: data })).peerId
 }

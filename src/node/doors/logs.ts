@@ -9,10 +9,9 @@
 import type { Logger } from 'pino'
 import { z } from 'zod'
 import { sleep, type Clock } from '../../base/clock.ts'
-import { isErrorCode, MeshError, messageOf } from '../../base/errors.ts'
+import { MeshError, messageOf } from '../../base/errors.ts'
 import type { Worker } from '../../build/worker.ts'
 import type { BlobStore } from '../../store/blob-store.ts'
-import { Problem } from '../../wire/api.ts'
 import { decodeObject, encodeObject, parseWith } from '../../wire/cbor.ts'
 import { BlobRefJson } from '../../wire/digest.ts'
 import { LOG_FRAME_BYTES_MAX, type FrameChannel } from '../../wire/frame-channel.ts'
@@ -31,6 +30,7 @@ import type { Host } from '../links/libp2p-host.ts'
 import { LineSearches } from '../logs/line-search.ts'
 import { LocalLogs } from '../logs/local-logs.ts'
 import { showsAll } from '../logs/viewed-log.ts'
+import { askOwner } from './ask-owner.ts'
 
 /** How often a log is asked for again that should be there. */
 const RETRY_MS = 150
@@ -177,13 +177,8 @@ export class Logs {
 
   /** Asks the owner. Throws MESH0601 while the job has no attempt. */
   async #locate(job: string, attempt: string): Promise<LogTarget> {
-    const { authority, user } = this.#deps
     const path = `/api/jobs/${encodeURIComponent(job)}/log-target?attempt=${attempt}`
-    const { status, body } = await authority.answer({ verb: 'GET', path, body: '', user, hops: 0 })
-    const value: unknown = JSON.parse(body)
-    if (status === 200) return parseWith(LogTarget, value, 'place of a log')
-    const { code, detail, hints } = parseWith(Problem, value, 'problem')
-    throw new MeshError(isErrorCode(code) ? code : 'MESH0505', detail, { hints })
+    return parseWith(LogTarget, await askOwner(this.#deps, path), 'place of a log')
   }
 
   /** From this store, from its node, from whoever has the blob: the first that has it. */

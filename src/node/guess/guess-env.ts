@@ -10,9 +10,9 @@ import { EXIT, hasCode, MeshError, messageOf } from '../../base/errors.ts'
 import { openExecutor, type Executor } from '../../build/executor.ts'
 import { openHostEnvironment } from '../../build/host-environment.ts'
 import { imageEnvironments } from '../../build/image-root.ts'
-import { askFacts, NO_CUSTOM_FACTS, type CustomFacts } from '../../build/probe/custom-facts.ts'
-import { probeMachine, type MachineFacts } from '../../build/probe/machine-facts.ts'
-import { offeredOf, type Declared, type Offered } from '../../build/probe/offered.ts'
+import { askFacts, NO_CUSTOM_FACTS } from '../../build/probe/custom-facts.ts'
+import { probeMachine } from '../../build/probe/machine-facts.ts'
+import { offeredOf } from '../../build/probe/offered.ts'
 import { probeRoot } from '../../build/probe/root-facts.ts'
 import { removeTree } from '../../files/workers/remove-job.ts'
 import type { Config } from '../config/config.ts'
@@ -20,6 +20,7 @@ import type { ConfigIo, Env } from '../config/config-io.ts'
 import { resolveConfig } from '../config/resolve-config.ts'
 import { machineOptions } from '../machine.ts'
 import { readGuessLine } from './guess-flags.ts'
+import type { Guess } from './guess.ts'
 import { guessHelp } from './guess-help.ts'
 import { machineText, rootText } from './guess-view.ts'
 import { machineToml, rootToml } from './guess-toml.ts'
@@ -30,15 +31,6 @@ export interface GuessSystem {
   readonly clock: Clock
   readonly out: (text: string) => void
   readonly err: (text: string) => void
-}
-
-/** All that is told of one machine. */
-export interface Guess {
-  readonly facts: MachineFacts
-  /** Of the configuration: what it adds and holds back, and programs that tell facts. */
-  readonly declared: Pick<Declared, 'features'> & { readonly factPaths: readonly string[] }
-  readonly custom: CustomFacts
-  readonly offered: Offered
 }
 
 /** `argv` begins with the command. Resolves to the exit code. Throws MESH0002 and the errors of the configuration. */

@@ -1,6 +1,6 @@
 /** What was found, as a part of a configuration file that holds exactly that. Pure. */
 import type { RootFacts } from '../../build/probe/root-facts.ts'
-import type { Guess } from './guess-env.ts'
+import type { Guess } from './guess.ts'
 
 const MIB = 1024 * 1024
 /** Where comments begin. */

@@ -2,7 +2,7 @@
 import { formatSize, plural } from '../../base/units.ts'
 import type { Ability } from '../../build/probe/known.ts'
 import type { RootFacts } from '../../build/probe/root-facts.ts'
-import type { Guess } from './guess-env.ts'
+import type { Guess } from './guess.ts'
 
 const COLUMNS_MAX = 34
 

@@ -70,6 +70,7 @@ export interface LocalDeps {
   readonly self: () => PeerRecord
   /** This node may have a parent, whose leases it passes on. */
   readonly hasParents: boolean
+  readonly takesChildren: boolean
   /** Of the finished jobs those that are built again on idle nodes, from 0 to 1. */
   readonly auditShare: number
   /** How the nodes are divided among users. */
@@ -147,6 +148,7 @@ class LocalAuthority implements Authority {
       onCopy: (copy) => this.#replicator.copy(copy),
       onCheck: (attempt, asks) => this.#replicator.check(attempt, asks),
       hasParents: deps.hasParents,
+      takesChildren: deps.takesChildren,
       auditShare: deps.auditShare,
       shares: deps.shares,
       onUplink: () => this.#parent?.sync(),

@@ -65,6 +65,8 @@ export interface OwnerDeps {
   readonly onCheck: (attempt: string, asks: readonly Ask[]) => void
   /** Passes on leases of a parent. */
   readonly hasParents: boolean
+  /** False for a node that nobody can dial. */
+  readonly takesChildren?: boolean
   /** Of the finished jobs those that are built again on idle nodes, from 0 to 1; none where it is left out. */
   readonly auditShare?: number
   /** Left out: every user has the same share. */
@@ -102,11 +104,12 @@ export class Owner {
 
   constructor(deps: OwnerDeps) {
     this.#deps = deps
-    const { signer, providersOf, hasParents, auditShare = 0, shares } = deps
+    const { signer, providersOf, hasParents, takesChildren, auditShare = 0, shares } = deps
     this.scheduler = new Scheduler({
       selfId: signer.peerId,
       providersOf,
       hasParents,
+      ...(takesChildren === undefined ? {} : { takesChildren }),
       auditShare,
       ...(shares === undefined ? {} : { shares }),
     })

@@ -7,7 +7,7 @@
  */
 import type { Worker } from '../../build/worker.ts'
 import type { PolicyWire } from '../../wire/policy.ts'
-import type { Offer } from '../worker-session.ts'
+import type { Offer } from '../offer.ts'
 import type { PolicyKeeper } from './keeper.ts'
 import { TakerPool, type LocalTakers } from './local-takers.ts'
 

@@ -23,6 +23,7 @@ import {
 import { join } from 'node:path'
 import { z } from 'zod'
 import { hasCode, MeshError, messageOf } from '../../base/errors.ts'
+import { makeDirectories } from '../../files/make-directories.ts'
 import { sha256 } from '../../wire/digest.ts'
 import { NODE_FILE, SOCKET_FILE, type NodeFile } from '../../wire/node-file.ts'
 
@@ -92,7 +93,7 @@ export async function openNodeDirectory(options: {
 
 async function makePrivate(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true, mode: 0o700 })
+    await makeDirectories(path, 0o700)
     // It may have been there, and wider: so does systemd make them.
     await chmod(path, 0o700)
   } catch (error) {

@@ -1,11 +1,12 @@
 /** Small files that are for their owner alone, such as keys: read with suspicion, written whole or not at all. */
-import { mkdir, open, rename, stat, type FileHandle } from 'node:fs/promises'
+import { open, rename, stat, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { hasCode, MeshError } from '../../base/errors.ts'
+import { makeDirectories } from '../../files/make-directories.ts'
 
 /** Makes a directory for such files. Throws MESH0104 when others have access to it. */
 export async function openPrivateDirectory(path: string): Promise<void> {
-  await mkdir(path, { mode: 0o700, recursive: true })
+  await makeDirectories(path, 0o700)
   refuseOthers(path, await stat(path), '700')
 }
 

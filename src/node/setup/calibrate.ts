@@ -5,7 +5,7 @@ import { calibrationText } from './calibrate-view.ts'
 import { measure } from './progress.ts'
 import { propose } from './proposals/propose.ts'
 import type { SetupLine } from './setup-flags.ts'
-import type { SetupSystem } from './setup.ts'
+import type { SetupSystem } from './setup-system.ts'
 
 export async function calibrate(
   { line, jobs = 'mixed', switches }: SetupLine,

@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path'
 import { EXIT, MeshError } from '../../base/errors.ts'
 import { serviceUnit, type ServiceUnit } from './service-unit.ts'
 import type { SetupLine } from './setup-flags.ts'
-import type { SetupSystem } from './setup.ts'
+import type { SetupSystem } from './setup-system.ts'
 
 /** `bin/mesh-node` of this package: as far from src/ as from dist/. */
 const PROGRAM = join(import.meta.dirname, '../../../bin/mesh-node')

@@ -1,5 +1,5 @@
 /** The measurements with what they do shown: one line that changes on a terminal, else a line for each step. */
-import type { SetupSystem } from './setup.ts'
+import type { SetupSystem } from './setup-system.ts'
 import { takeMeasurements, type Findings } from './measure/take-measurements.ts'
 
 const CLEAR_LINE = '\r\u001b[K'

@@ -3,27 +3,13 @@
  * `install-service`. commands/command-table.ts has them.
  */
 import { constants } from 'node:os'
-import type { Clock } from '../../base/clock.ts'
 import { EXIT } from '../../base/errors.ts'
-import type { ConfigIo, Env } from '../config/config-io.ts'
 import { calibrate } from './calibrate.ts'
 import { init } from './init/init.ts'
 import { installService } from './install-service.ts'
 import { readSetupLine, type SetupCommand, type SetupLine } from './setup-flags.ts'
 import { setupHelp } from './setup-help.ts'
-import type { Terminal } from './terminal.ts'
-
-/** The process and its machine. */
-export interface SetupSystem {
-  readonly env: Env
-  readonly io: ConfigIo
-  readonly clock: Clock
-  readonly out: (text: string) => void
-  readonly err: (text: string) => void
-  readonly onSignal: (listener: (signal: 'SIGTERM' | 'SIGINT') => void) => void
-  /** Undefined when nobody can be asked. */
-  readonly openTerminal?: () => Terminal | undefined
-}
+import type { SetupSystem } from './setup-system.ts'
 
 /** `argv` begins with the command. Resolves to the exit code. */
 export async function runSetup(

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { PolicyWire } from '../../../src/wire/policy.ts'
 import type { Decision } from '../../../src/node/policy/policy.ts'
-import type { Offer } from '../../../src/node/worker-session.ts'
+import type { Offer } from '../../../src/node/offer.ts'
 import { Slots } from '../../../src/node/policy/slots.ts'
 
 class Machine {

@@ -1,8 +1,9 @@
 /** Where the configuration is written, and the writing: whole or not at all, and never over another by accident. */
 import { constants } from 'node:fs'
-import { access, link, mkdir, open, rename, rm } from 'node:fs/promises'
+import { access, link, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path'
 import { hasCode, MeshError, messageOf } from '../../../base/errors.ts'
+import { makeDirectories } from '../../../files/make-directories.ts'
 import type { CommandLine } from '../../config/command-line.ts'
 import type { ConfigIo, Env } from '../../config/config-io.ts'
 import { nearestDirectory } from '../measure/machine-here.ts'
@@ -66,7 +67,7 @@ export async function writeConfig(
   const directory = dirname(path)
   const temporary = join(directory, `.${basename(path)}-${process.pid}`)
   try {
-    await mkdir(directory, { recursive: true, mode: 0o755 })
+    await makeDirectories(directory, 0o755)
     // One of a process that was killed.
     await rm(temporary, { force: true })
     const file = await open(temporary, 'wx', 0o644)
