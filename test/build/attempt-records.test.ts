@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { appendFile, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, test } from 'node:test'
+import { test as nodeTest, type TestContext } from 'node:test'
 import {
   AttemptRecords,
   type AttemptRecord,
@@ -29,15 +29,21 @@ let directory: string
 let clock: ManualClock
 let held: Held
 let warnings: number
-beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'mesh-records-'))
-  clock = new ManualClock()
-  held = new Held()
-  warnings = 0
-})
-afterEach(async () => {
-  await rm(directory, { recursive: true })
-})
+
+/** Each with a directory of its own. Hooks of the file would be those of all files that run in one process. */
+function test(name: string, body: (context: TestContext) => Promise<void>): void {
+  void nodeTest(name, async (context) => {
+    directory = await mkdtemp(join(tmpdir(), 'mesh-records-'))
+    clock = new ManualClock()
+    held = new Held()
+    warnings = 0
+    try {
+      await body(context)
+    } finally {
+      await rm(directory, { recursive: true })
+    }
+  })
+}
 
 function open(options: Partial<RecordsOptions> = {}): Promise<AttemptRecords> {
   return AttemptRecords.open(

@@ -21,6 +21,8 @@ import { KEEP_CHANGES_MAX, type Call, type Done } from '../../wire/work-messages
 const REFRESH_MS = 20_000
 /** How often a set that does not change is renewed; it lasts two hours. */
 const RENEW_MS = 600_000
+/** A node that hears nothing lets go of its set by itself after this. */
+const LET_GO_MS = 2 * 3_600_000
 /** Entries of all sets together; beyond it what comes last in the order above is left to chance. */
 const ENTRIES_MAX = 65_536
 /** Nodes that are asked to keep one entry. */
@@ -47,6 +49,8 @@ interface Sent {
   readonly kept: Map<Digest, Kept>
   readonly set: SetDigest
   renewedAtMs: number
+  /** What it has is not known any more: it is given all of it anew, or nothing. */
+  isLost?: boolean
 }
 
 export class LeaseSets {
@@ -79,15 +83,21 @@ export class LeaseSets {
     for (const peerId of this.#sent.keys())
       if (!wanted.has(peerId)) wanted.set(peerId, new Map<Digest, Kept>())
     await mapLimited([...wanted], NODES_AT_ONCE, async ([peerId, kept]) => {
+      const before = this.#sent.get(peerId)
       try {
         await this.#send(peerId, kept, signal)
       } catch (error) {
         signal.throwIfAborted()
-        // What it has is not known: it gets all of it next time.
-        this.#sent.delete(peerId)
+        // What it has is not known: it gets all of it next time, or is told that there is nothing.
+        if (before === undefined || this.#hasLetGo(before)) this.#sent.delete(peerId)
+        else this.#sent.set(peerId, { ...before, isLost: true })
         this.#deps.log.debug({ err: error, peer: peerId }, 'lease set was not sent')
       }
     })
+  }
+
+  #hasLetGo({ renewedAtMs }: Sent): boolean {
+    return this.#deps.clock.nowMs() - renewedAtMs >= LET_GO_MS
   }
 
   async #wanted(): Promise<Map<string, Map<Digest, Kept>>> {
@@ -119,7 +129,7 @@ export class LeaseSets {
   ): Promise<void> {
     const { clock } = this.#deps
     const sent = this.#sent.get(peerId)
-    if (sent !== undefined) {
+    if (sent !== undefined && sent.isLost !== true) {
       const { add, remove } = changeOf(sent.kept, wanted)
       const isDue = clock.nowMs() - sent.renewedAtMs >= RENEW_MS
       if (add.length === 0 && remove.length === 0 && !isDue) return
@@ -128,7 +138,7 @@ export class LeaseSets {
         return
       }
     }
-    const anew = { kept: new Map<Digest, Kept>(), set: new SetDigest(), renewedAtMs: 0 }
+    const anew = { kept: new Map<Digest, Kept>(), set: new SetDigest(), renewedAtMs: clock.nowMs() }
     this.#sent.set(peerId, anew)
     const isTaken =
       (await this.#call(peerId, { method: 'keep', base: null, add: [], remove: [] }, signal)) &&
