@@ -364,6 +364,27 @@ test('run: stdout, stderr and the exit code are those of the command, also from 
     )
 })
 
+test(
+  'run: what no node can do is said without a terminal as well',
+  { timeout: 60_000 },
+  async () => {
+    await using daemon = await FakeDaemon.start()
+    using place = new Workplace()
+    daemon.hold = { class: 'unsatisfiable', text: 'no node matches' }
+    const { child, ended } = place.start('run', ...here(daemon), '--', 'true')
+    let stderr = ''
+    await new Promise<void>((seen) =>
+      child.stderr?.on('data', (bytes: Buffer) => {
+        stderr += bytes.toString()
+        if (stderr.includes('no node matches')) seen()
+      }),
+    )
+    daemon.release()
+    assert.equal((await ended).code, 0)
+    assert.equal(stderr, 'mesh: waiting: no node matches\n')
+  },
+)
+
 test('run: inputs and outputs stay at their relative paths', async () => {
   await using daemon = await FakeDaemon.start()
   using place = new Workplace()

@@ -83,11 +83,13 @@ async function runOn(client: Client, context: Context, args: Arguments): Promise
   const images = await Promise.all(names.map((name) => imageOf(client, name)))
   const described = describe(args, outputs, await packInputs(context, upload, inputs, outputs))
   const derivation = inImages(described, images, args.text('system') === undefined)
+  const say = (text: string): void =>
+    void context.stderr.write(
+      `${paint(context.stderr.style, 'dim', `mesh: ${printableLine(text)}`)}\n`,
+    )
+  // In a script the command's own words stay alone.
   const notice = (text: string): void => {
-    if (context.stderr.isTty)
-      void context.stderr.write(
-        `${paint(context.stderr.style, 'dim', `mesh: ${printableLine(text)}`)}\n`,
-      )
+    if (context.stderr.isTty) say(text)
   }
   const accepted = await submitGraph(
     { client, context, upload },
@@ -119,7 +121,9 @@ async function runOn(client: Client, context: Context, args: Arguments): Promise
         why.text !== lastReason
       ) {
         lastReason = why.text
-        notice(`waiting: ${why.text}`)
+        // A day may pass before it fails: whoever waits for it has to know.
+        if (why.class === 'unsatisfiable') say(`waiting: ${why.text}`)
+        else notice(`waiting: ${why.text}`)
       }
     },
     onNotice: notice,
