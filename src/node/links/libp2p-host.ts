@@ -92,7 +92,7 @@ export async function openHost(deps: HostDeps, options: HostOptions): Promise<Ho
     import('@libp2p/peer-id'),
     import('@multiformats/multiaddr'),
   ])
-  const log = deps.log.child({ component: 'host' })
+  const log = deps.log.child({ part: 'host' })
   const denies = (peerId: { toString(): string }): boolean => {
     const isDenied = !options.admits(peerId.toString())
     if (isDenied) log.info({ peer: peerId.toString() }, 'peer refused')

@@ -64,7 +64,7 @@ class ParentSupervisor implements Parents {
   constructor(deps: ParentsDeps, options: ParentsOptions) {
     this.#deps = deps
     this.#options = options
-    this.#log = deps.log.child({ component: 'parents' })
+    this.#log = deps.log.child({ part: 'parents' })
   }
 
   link(): PeerLink | undefined {

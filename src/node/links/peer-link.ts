@@ -195,7 +195,7 @@ class Link implements PeerLink {
     this.remote = remote
     this.#channel = channel
     this.#clock = clock
-    this.#log = log.child({ component: 'link', peer: remote.record.name })
+    this.#log = log.child({ part: 'link', peer: remote.record.name })
   }
 
   start(handlers: LinkHandlers): void {
