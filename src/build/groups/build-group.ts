@@ -38,6 +38,8 @@ export class BuildGroup {
   readonly at: GroupPaths
   readonly #files: ControlFiles
   #isFrozen = false
+  /** Something could not be taken in to where it could be killed. */
+  #isPartial = false
 
   /** Of groups that are there already, `open` makes them. */
   constructor(files: ControlFiles, at: GroupPaths) {
@@ -82,8 +84,15 @@ export class BuildGroup {
   /** Takes in a process; those that it begins from now on are in as well. */
   add(pid: number): void {
     // That by which it is killed first: what it begins before it is in there may flee.
-    for (const path of this.paths.toReversed())
-      tryTo(() => this.#files.write(join(path, 'cgroup.procs'), `${pid}`))
+    for (const path of this.paths.toReversed()) {
+      const isIn = tryTo(() => this.#files.write(join(path, 'cgroup.procs'), `${pid}`))
+      if (!isIn && path === this.at.kill?.path) this.#isPartial = true
+    }
+  }
+
+  /** Whether all that was taken in, and what that began, can be killed by it. */
+  get holdsAll(): boolean {
+    return this.at.kill !== undefined && !this.#isPartial
   }
 
   /** How many processors it has a share for; `hard`: and no more than that, though others are idle. */

@@ -74,7 +74,8 @@ export class BuildSignals {
     const isPlain = this.#spec.isolation === 'host'
     if (isPlain) killProcess(-this.#pid)
     const inGroup = (await this.#group?.kill(this.#clock)) ?? 0
-    if (!isPlain) return inGroup
+    // It was in its group before its first step: nothing of it is anywhere else.
+    if (!isPlain || this.#group?.holdsAll === true) return inGroup
     return inGroup + (await killLeftovers(this.#clock, this.#spec.directory, 'attempt'))
   }
 }
