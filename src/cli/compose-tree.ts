@@ -1,10 +1,8 @@
 /** One tree out of entries that lie at relative paths: `mesh run` and `files` of a derivation pack inputs with it. */
 import { MeshError } from '../base/errors.ts'
-import { sha256 } from '../wire/digest.ts'
-import { encodeTree, isSegment, type Entry } from '../wire/tree.ts'
+import { isSegment, type Entry } from '../wire/tree.ts'
+import { encodeFolder, type Folder } from './folder.ts'
 import type { Upload } from './upload.ts'
-
-type Folder = Map<string, Entry | Folder>
 
 /** The segments of a relative path without `.`; undefined for an absolute or escaping one. */
 export function segmentsOf(path: string): string[] | undefined {
@@ -35,18 +33,6 @@ export function composeTree(upload: Upload, entries: ReadonlyMap<string, Entry>)
     folder.set(name, entry)
   }
   return encodeFolder(upload, root)
-}
-
-function encodeFolder(upload: Upload, folder: Folder): Entry {
-  const bytes = encodeTree(
-    [...folder].map(([name, below]) => ({
-      name,
-      entry: below instanceof Map ? encodeFolder(upload, below) : below,
-    })),
-  )
-  const digest = sha256(bytes)
-  upload.addBytes(digest, bytes)
-  return { kind: 'dir', digest, size: bytes.byteLength }
 }
 
 const overlap = (path: string): MeshError =>

@@ -2,6 +2,7 @@
 import { MeshError } from '../base/errors.ts'
 import { JobView, RequestView } from '../wire/api.ts'
 import type { Client } from './client.ts'
+import { orNothing } from './or-nothing.ts'
 import { fetchJobs, resolveJob } from './resolve-job.ts'
 
 export type LeverTarget =
@@ -30,14 +31,4 @@ export async function leverTarget(client: Client, text: string): Promise<LeverTa
   if (request !== undefined) return { kind: 'request', id: request.id }
   const job = await client.json(JobView, `/api/jobs/${encodeURIComponent(text)}`)
   return { kind: 'job', id: job.id }
-}
-
-/** Undefined where there is no such thing. */
-async function orNothing<T>(asked: Promise<T>): Promise<T | undefined> {
-  try {
-    return await asked
-  } catch (error) {
-    if (error instanceof MeshError && error.code === 'MESH0601') return undefined
-    throw error
-  }
 }

@@ -349,9 +349,11 @@ export function imageFor<I>(
 }
 
 /** The systems of the machines that may run it; the target itself when nothing else is said. */
-export function hostsOf(
-  derivation: Pick<Derivation, 'hosts' | 'system' | 'variants'>,
-): readonly string[] {
+export function hostsOf(derivation: {
+  readonly system: string
+  readonly hosts: readonly string[]
+  readonly variants: readonly { readonly host: string }[]
+}): readonly string[] {
   if (derivation.hosts.length > 0) return derivation.hosts
   return [...new Set([derivation.system, ...derivation.variants.map((variant) => variant.host)])]
 }

@@ -5,6 +5,7 @@ import { access } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { imageRoot } from '../../src/build/image-root.ts'
 import { QEMU_FORMATS } from '../../src/build/probe/emulators.ts'
 import { probeSystems, systemOfKernel } from '../../src/build/probe/systems.ts'
 import { ELF_KINDS, makeTrialProgram, TRIAL_EXIT } from '../../src/build/probe/trial-program.ts'
@@ -145,24 +146,16 @@ test('image: foreign programs run by an emulator that only their build knows of'
     context.skip('no system is emulated here: qemu-user-static is not installed')
     return
   }
-  for (const { system, registration, interpreter } of emulated) {
+  for (const runnable of emulated) {
+    const { system } = runnable
     const kind = ELF_KINDS.get(system)
-    const format = QEMU_FORMATS.get(system)
-    if (kind === undefined || format === undefined) continue
+    if (kind === undefined) continue
     const foreign = await layer(`foreign-${system}`, {})
     await mkdir(join(foreign, 'bin'), { recursive: true })
     await writeFile(join(foreign, 'bin/trial'), makeTrialProgram(kind), { mode: 0o755 })
-    const emulator =
-      registration === undefined || interpreter === undefined
-        ? undefined
-        : {
-            program: interpreter,
-            binary: `:${format.magic}:${format.mask}`,
-            flags: registration.slice(registration.lastIndexOf(':') + 1),
-          }
     const ran = await builds.run(['/bin/trial'], {
       isolation: 'image',
-      image: { layers: [foreign], emulator },
+      image: imageRoot([foreign], runnable),
     })
     assert.deepEqual(
       ran.outcome.end,

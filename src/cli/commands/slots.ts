@@ -6,6 +6,7 @@ import { SLOTS_MAX, SlotsView, type SlotsOrder } from '../../wire/slots.ts'
 import { openClient, type Client } from '../client.ts'
 import type { Arguments } from '../command.ts'
 import { printJson, printLines, type Context } from '../context.ts'
+import { orNothing } from '../or-nothing.ts'
 import { resolveJobs } from '../resolve-job.ts'
 import { viewOptions } from '../query-views.ts'
 import { jobSlotsLine, nodeSlotsLines, slotsLines } from '../slots-views.ts'
@@ -140,14 +141,4 @@ async function jobIdOf(client: Client, text: string): Promise<string> {
         .join(', ')}`,
     )
   return (first ?? jobs[0]).id
-}
-
-/** Undefined where there is no such thing. */
-async function orNothing<T>(asked: Promise<T>): Promise<T | undefined> {
-  try {
-    return await asked
-  } catch (error) {
-    if (error instanceof MeshError && error.code === 'MESH0601') return undefined
-    throw error
-  }
 }

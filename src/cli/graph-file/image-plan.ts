@@ -141,13 +141,3 @@ async function readPath({ directory, upload }: LayerContext, path: string): Prom
     skipsUnreadable: false,
   })
 }
-
-/** The hosts that a derivation may be built on: those that it names, else its system and those of its variants. */
-export function hostsOf(derivation: {
-  readonly system: string
-  readonly hosts: readonly string[]
-  readonly variants: readonly { readonly host: string }[]
-}): readonly string[] {
-  const { system, hosts, variants } = derivation
-  return hosts.length > 0 ? hosts : [...new Set([system, ...variants.map(({ host }) => host)])]
-}

@@ -10,15 +10,10 @@ import { tmpdir } from 'node:os'
 import { MeshError } from '../../base/errors.ts'
 import { formatSize } from '../../base/units.ts'
 import { readAt, writeAllAt, PIECE_BYTES } from '../../files/file-io.ts'
-import { Hasher, sha256 } from '../../wire/digest.ts'
+import { Hasher } from '../../wire/digest.ts'
 import { IMAGE_BYTES_MAX, IMAGE_ENTRIES_MAX } from '../../wire/images.ts'
-import {
-  encodeTree,
-  isSegment,
-  TARGET_BYTES_MAX,
-  TREE_DEPTH_MAX,
-  type Entry,
-} from '../../wire/tree.ts'
+import { isSegment, TARGET_BYTES_MAX, TREE_DEPTH_MAX, type Entry } from '../../wire/tree.ts'
+import { encodeFolder, type Folder } from '../folder.ts'
 import type { Upload } from '../upload.ts'
 import { isOfSystem, type LeftOut } from '../../files/image/left-out.ts'
 import { openArchive } from './open-archive.ts'
@@ -27,8 +22,6 @@ import { readTar, type TarItem } from './tar-reader.ts'
 
 /** Contents gather up to so much before they are written. */
 const WRITE_BYTES = 4 * 1024 * 1024
-
-type Folder = Map<string, Entry | Folder>
 
 export async function readArchive(
   to: {
@@ -127,18 +120,6 @@ function linkedEntry(root: Folder, { path, target }: TarItem): Entry {
       `${JSON.stringify(path)} is a hard link to ${JSON.stringify(target)}, which does not come before it`,
     )
   return found
-}
-
-function encodeFolder(upload: Upload, folder: Folder): Entry {
-  const bytes = encodeTree(
-    [...folder].map(([name, below]) => ({
-      name,
-      entry: below instanceof Map ? encodeFolder(upload, below) : below,
-    })),
-  )
-  const digest = sha256(bytes)
-  upload.addBytes(digest, bytes)
-  return { kind: 'dir', digest, size: bytes.byteLength }
 }
 
 /** Contents of many files in one nameless file. Dispose of it when they have been sent. */

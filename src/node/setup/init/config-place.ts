@@ -1,11 +1,12 @@
 /** Where the configuration is written, and the writing: whole or not at all, and never over another by accident. */
 import { constants } from 'node:fs'
 import { access, link, open, rename, rm } from 'node:fs/promises'
-import { basename, dirname, isAbsolute, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { hasCode, MeshError, messageOf } from '../../../base/errors.ts'
 import { makeDirectories } from '../../../files/make-directories.ts'
 import type { CommandLine } from '../../config/command-line.ts'
 import type { ConfigIo, Env } from '../../config/config-io.ts'
+import { configPlaces } from '../../config/read-config-file.ts'
 import { nearestDirectory } from '../measure/machine-here.ts'
 
 export interface ConfigPlace {
@@ -25,13 +26,8 @@ export async function findConfigPlace(
   env: Env,
   io: ConfigIo,
 ): Promise<ConfigPlace> {
-  const named = flags.get('config')?.at(-1) ?? (env['MESH_CONFIG'] || undefined)
-  const home = env['XDG_CONFIG_HOME']
-  const ofUser = join(
-    home !== undefined && isAbsolute(home) ? home : join(io.home, '.config'),
-    'mesh/mesh.toml',
-  )
-  const usual = io.isRoot ? '/etc/mesh/mesh.toml' : ofUser
+  const { named, ofUser, ofMachine } = configPlaces(flags, env, io)
+  const usual = io.isRoot ? ofMachine : ofUser
   const path = named === undefined ? usual : resolve(io.cwd, named)
   if (named === undefined && path !== ofUser && isThere(ofUser, io))
     throw new MeshError('MESH0604', `a daemon of this user reads ${ofUser} and not ${path}`, {
