@@ -54,7 +54,8 @@ args = ["-c", 'echo fits > $out']
     assert.deepEqual([alone.code, failures[0]?.code, jobs.built], [73, 'MESH0503', 1], alone.stdout)
     assert.match(failures[0]?.message ?? '', /3 attempts failed.*the disk of w1 is full/)
     await mesh.start({ ...w1, name: 'w2', cpus: 4 })
-    await desk.untilReady('w2')
+    // What failed has filled w1, which takes nothing until it has seen that there is room again.
+    await desk.untilReady('w1', 'w2')
     const ended = await desk.mesh('submit', 'graph.mesh.toml', '--json')
     assert.equal(ended.code, 0, ended.stderr)
     const { attempts } = await desk.job('big')
