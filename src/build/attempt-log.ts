@@ -9,6 +9,7 @@ import {
   LOG_RECORD_BYTES_MAX,
   LOG_RECORD_HEAD_BYTES,
   LogDecoder,
+  logRecordHead,
   wholeRecordBytes,
 } from '../wire/log-record.ts'
 
@@ -59,7 +60,7 @@ export async function tailOf(path: string, tailBytes: number): Promise<string> {
     throw error
   }
   await using opened = file
-  for await (const { stream, bytes } of lastRecords(opened, 2 * tailBytes)) {
+  for await (const { stream, bytes } of lastRecords(opened, tailBytes)) {
     if (stream === 'mesh') continue
     kept.push(bytes)
     keptBytes += bytes.byteLength
@@ -74,28 +75,40 @@ export async function tailOf(path: string, tailBytes: number): Promise<string> {
 }
 
 /**
- * The records of the last `minBytes` and somewhat more. Records lead from one to the next, from the front
- * alone: their heads are looked at, and what is not wanted is passed over.
+ * The records that hold the last `tailBytes` of what was printed. Records lead from one to the next, from
+ * the front alone: their heads are looked at, and what is not wanted is passed over.
  */
-async function* lastRecords(file: FileHandle, minBytes: number) {
-  const { size } = await file.stat()
-  const fromBytes = size - Math.max(minBytes, LOG_RECORD_BYTES_MAX)
-  let position = 0
+async function* lastRecords(file: FileHandle, tailBytes: number) {
   const buffer = Buffer.allocUnsafe(READ_BYTES)
-  while (position < fromBytes) {
-    const { bytesRead } = await file.read(buffer, 0, READ_BYTES, position)
-    let at = 0
-    while (at + LOG_RECORD_HEAD_BYTES <= bytesRead && position + at < fromBytes)
-      at += LOG_RECORD_HEAD_BYTES + buffer.readUInt32BE(at + 5)
-    if (at === 0) return
-    // The next one may begin far behind what was read.
-    position += at
-  }
+  let position = await startOfTail(file, tailBytes, buffer)
   const decoder = new LogDecoder()
   for (;;) {
     const { bytesRead } = await file.read(buffer, 0, READ_BYTES, position)
     if (bytesRead === 0) return
     position += bytesRead
     yield* decoder.push(Buffer.from(buffer.subarray(0, bytesRead)))
+  }
+}
+
+/** Where the record begins from which on at least `tailBytes` were printed; 0 where all is less. */
+async function startOfTail(file: FileHandle, tailBytes: number, buffer: Buffer): Promise<number> {
+  /** The last records, from the one sought on, with what was printed before each. */
+  const last: { readonly position: number; readonly printedBytes: number }[] = []
+  let printedBytes = 0
+  for (let position = 0; ;) {
+    const { bytesRead } = await file.read(buffer, 0, READ_BYTES, position)
+    let at = 0
+    while (at + LOG_RECORD_HEAD_BYTES <= bytesRead) {
+      const { stream, lengthBytes } = logRecordHead(buffer, at)
+      if (stream !== 'mesh') {
+        last.push({ position: position + at, printedBytes })
+        printedBytes += lengthBytes
+      }
+      while (last[1] !== undefined && printedBytes - last[1].printedBytes >= tailBytes) last.shift()
+      at += LOG_RECORD_HEAD_BYTES + lengthBytes
+    }
+    if (at === 0) return last[0]?.position ?? 0
+    // The next one may begin far behind what was read.
+    position += at
   }
 }

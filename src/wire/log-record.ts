@@ -40,6 +40,14 @@ export function encodeLogRecord(record: LogRecord): Uint8Array<ArrayBuffer> {
   return out
 }
 
+/** What the head of a well-formed record at `at` says. */
+export function logRecordHead(
+  buffer: Buffer,
+  at: number,
+): { readonly stream: LogStream | undefined; readonly lengthBytes: number } {
+  return { stream: STREAMS[buffer.readUInt8(at) - 1], lengthBytes: buffer.readUInt32BE(at + 5) }
+}
+
 /** Bytes of the whole records that `bytes` begins with; undefined where it does not begin with one. */
 export function wholeRecordBytes(bytes: Uint8Array): number | undefined {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -76,7 +76,26 @@ test('attempt-log: the tail is the end of what was printed, whatever its pieces'
         await rm(path)
       },
     ),
-    { numRuns: 50 },
+    {
+      numRuns: 50,
+      // The last bytes are in a record that begins before the last 64 KiB of the file.
+      examples: [
+        [
+          [
+            [false, 58_422],
+            [false, 7_065],
+            [false, 10],
+          ],
+        ],
+      ],
+    },
   )
   assert.equal(await tailOf(join(directory, 'absent'), 8192), '')
+})
+
+test('attempt-log: the tail of what came byte by byte is as long', async () => {
+  const path = join(directory, 'bytes')
+  const printed = Array.from({ length: 20_000 }, (_, at) => `${at % 10}`)
+  await writeFile(path, Buffer.concat(printed.map((text) => record('stdout', text))))
+  assert.equal(await tailOf(path, 8192), printed.join('').slice(-8192))
 })
