@@ -33,30 +33,43 @@ test(
     using small = mountSmall(join(mesh.directory, 'w1'), 24)
     if (small === undefined) return t.skip(NO_MOUNT)
     const root = await mesh.start({ name: 'root', role: 'root,store' })
-    // The weaker one goes first.
     const w1 = { name: 'w1', role: 'worker', listen: 'none', cpus: 1, parents: [root] }
     await mesh.start(w1)
     const desk = mesh.desk(root)
     await desk.untilReady('w1')
-    desk.write(
-      'graph.mesh.toml',
-      `mesh = 1
+    const writeGraph = (retries: number): string =>
+      desk.write(
+        'graph.mesh.toml',
+        `mesh = 1
 [derivation.big]
 builder = "/bin/sh"
 args = ["-c", 'head -c 40000000 /dev/zero > $out']
+run.retries = ${retries}
 [derivation.fits]
 builder = "/bin/sh"
 args = ["-c", 'echo fits > $out']
 `,
-    )
+      )
+    writeGraph(2)
     const alone = await desk.mesh('submit', 'graph.mesh.toml', '-k', '--json')
     const { failures, jobs } = submitted(alone)
     assert.deepEqual([alone.code, failures[0]?.code, jobs.built], [73, 'MESH0503', 1], alone.stdout)
     assert.match(failures[0]?.message ?? '', /3 attempts failed.*the disk of w1 is full/)
     await mesh.start({ ...w1, name: 'w2', cpus: 4 })
-    // What failed has filled w1, which takes nothing until it has seen that there is room again.
     await desk.untilReady('w1', 'w2')
-    const ended = await desk.mesh('submit', 'graph.mesh.toml', '--json')
+    // The first attempt is to be at w1, whichever of the two would be faster.
+    assert.equal((await desk.mesh('drain', 'w2')).code, 0)
+    writeGraph(20)
+    const following = desk.follow('submit', 'graph.mesh.toml', '--json')
+    await until('w1 to have failed', async () => {
+      const again = await desk.jobs()
+      return again.find(
+        ({ name, state, attempts }) =>
+          name === 'big' && state !== 'failed' && attempts.some((each) => each.state === 'lost'),
+      )
+    })
+    assert.equal((await desk.mesh('undrain', 'w2')).code, 0)
+    const ended = await following.ended
     assert.equal(ended.code, 0, ended.stderr)
     const { attempts } = await desk.job('big')
     assert.deepEqual(

@@ -145,11 +145,16 @@ export class Desk extends Workplace {
     })
   }
 
-  /** Waits until the daemon sees these nodes ready. */
+  /** Waits until the daemon sees these nodes ready; workers among them have said what they offer. */
   untilReady(...names: readonly string[]): Promise<readonly NodeView[]> {
     return until(`${names.join(', ')} to be ready`, async () => {
       const nodes = (await this.ask(z.array(NodeView), '/api/nodes')) ?? []
-      const ready = nodes.filter(({ state, name }) => state === 'ready' && names.includes(name))
+      const ready = nodes.filter(
+        ({ state, name, roles, environments }) =>
+          state === 'ready' &&
+          names.includes(name) &&
+          (environments.length > 0 || !roles.includes('worker')),
+      )
       return ready.length === names.length ? ready : undefined
     })
   }
