@@ -10,31 +10,26 @@ import type { DrainOrder } from '../wire/api.ts'
 import type { DrainWire } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
 import { isLive, type NodeEntry } from './model.ts'
-import { isSelected, readSelector, type Selector } from './selector.ts'
+import { isSelected } from './selector.ts'
+import {
+  leftMsOf,
+  StandingOrders,
+  type ActiveOrder,
+  type NodeOrder,
+  type StandingOrder,
+} from './standing-orders.ts'
 
-/** A drain that is in force, of this owner or of one above. */
-export interface ActiveDrain {
-  readonly id: string
-  readonly selector: string
-  readonly reason: string
-  readonly by: string
-  readonly atWall: number
-  /** Monotonic; infinity for none. */
-  readonly deadlineMs: number
-}
-
-interface Applied extends ActiveDrain {
-  readonly terms: Selector | undefined
-  /** 0 for one of a node above: that one has it durably. */
-  readonly factSeq: number
-}
+/** A drain that is in force; at its end what still runs is taken back. */
+export type ActiveDrain = ActiveOrder
 
 export class Drains {
   readonly #core: Core
-  #own: readonly Applied[] = []
-  #inherited: readonly Applied[] = []
+  readonly #orders = new StandingOrders<NodeOrder>()
   /** What each node matches, until the drains or what is known of it change. */
-  #found = new WeakMap<NodeEntry, { readonly of: readonly unknown[]; readonly drain?: Applied }>()
+  #found = new WeakMap<
+    NodeEntry,
+    { readonly of: readonly unknown[]; readonly drain?: StandingOrder }
+  >()
   /** The first deadline that is still to come; infinity for none. */
   nextDeadlineMs = Number.POSITIVE_INFINITY
 
@@ -44,7 +39,7 @@ export class Drains {
 
   /** Those of this owner, the oldest first, then those that its parent named. */
   active(): readonly ActiveDrain[] {
-    return [...this.#own, ...this.#inherited]
+    return this.#orders.all()
   }
 
   /** After the replay: a deadline is met when the wall clock says so, which may have been while nobody ran. */
@@ -55,9 +50,9 @@ export class Drains {
   /** The order was checked. */
   drain({ selector, reason, deadlineMs }: DrainOrder, by: string): void {
     const { wallMs } = this.#core.moment
-    const before = this.#own.find((drain) => drain.selector === selector)
+    const before = this.#orders.own.find((drain) => drain.selector === selector)
     const isSame = before?.reason === reason && before.by === by
-    if (isSame && deadlineMs === null && before.deadlineMs === Number.POSITIVE_INFINITY) return
+    if (isSame && deadlineMs === null && before.endMs === Number.POSITIVE_INFINITY) return
     this.#core.fact({
       type: 'drained',
       id: derivedId('d', `${selector}/${wallMs}`),
@@ -72,7 +67,7 @@ export class Drains {
   }
 
   undrain(selector: string): void {
-    if (!this.#own.some((drain) => drain.selector === selector)) return
+    if (!this.#orders.own.some((drain) => drain.selector === selector)) return
     this.#core.fact({ type: 'undrained', selector })
     this.#rebuild()
     this.#apply()
@@ -80,21 +75,8 @@ export class Drains {
 
   /** What the parent says is to be drained now; all that it said before is over. */
   setInherited(drains: readonly DrainWire[]): void {
-    const { nowMs } = this.#core.moment
-    const before = new Map(this.#inherited.map((drain) => [drain.id, drain]))
-    const isSame =
-      drains.length === before.size &&
-      drains.every(({ id, leftMs, reason }) => {
-        const known = before.get(id)
-        return known?.reason === reason && (leftMs === null) === !Number.isFinite(known.deadlineMs)
-      })
-    if (isSame) return
-    this.#inherited = drains.map(({ leftMs, ...drain }) => ({
-      ...drain,
-      deadlineMs: leftMs === null ? Number.POSITIVE_INFINITY : nowMs + leftMs,
-      terms: readSelector(drain.selector),
-      factSeq: 0,
-    }))
+    const told = drains.map(({ leftMs, ...order }) => ({ order, leftMs }))
+    if (!this.#orders.setInherited(told, this.#core.moment.nowMs)) return
     this.#changed()
     this.#apply()
   }
@@ -103,15 +85,15 @@ export class Drains {
   of(node: NodeEntry): ActiveDrain | undefined {
     // A subtree is drained by the node at its head, one node after the other.
     if (node.bundle !== undefined) return undefined
-    if (this.#own.length === 0 && this.#inherited.length === 0) return undefined
-    const of = [this.#own, this.#inherited, node.record, node.environments]
+    const { own, inherited } = this.#orders
+    if (own.length === 0 && inherited.length === 0) return undefined
+    const of = [own, inherited, node.record, node.environments]
     const found = this.#found.get(node)
     if (found !== undefined && found.of.every((part, at) => part === of[at])) return found.drain
-    const drain = [...this.#own, ...this.#inherited]
+    const drain = [...own, ...inherited]
       .filter(({ terms }) => terms !== undefined && isSelected(terms, node))
-      .reduce<Applied | undefined>(
-        (first, other) =>
-          first !== undefined && first.deadlineMs <= other.deadlineMs ? first : other,
+      .reduce<StandingOrder | undefined>(
+        (first, other) => (first !== undefined && first.endMs <= other.endMs ? first : other),
         undefined,
       )
     this.#found.set(node, { of, ...(drain === undefined ? {} : { drain }) })
@@ -120,31 +102,28 @@ export class Drains {
 
   /** Whether a drain of this owner holds for the node, of which nobody above knows. */
   isOwn(node: NodeEntry): boolean {
-    return this.#own.some(({ terms }) => terms !== undefined && isSelected(terms, node))
+    return this.#orders.own.some(({ terms }) => terms !== undefined && isSelected(terms, node))
   }
 
   /** What the node is told, as far as it is durable: its own drain, or all of them where others are below it. */
   toldTo(node: NodeEntry, syncedSeq: number): DrainWire[] {
-    if (this.#own.length === 0 && this.#inherited.length === 0) return []
+    const orders = this.#orders.all()
+    if (orders.length === 0) return []
     const { nowMs } = this.#core.moment
     const meant = this.of(node)
-    return [...this.#own, ...this.#inherited]
+    return orders
       .filter(
         (drain) => drain.factSeq <= syncedSeq && (node.bundle !== undefined || drain === meant),
       )
-      .map(({ id, selector, reason, by, atWall, deadlineMs }) => ({
-        id,
-        selector,
-        reason,
-        by,
-        atWall,
-        leftMs: Number.isFinite(deadlineMs) ? Math.max(0, Math.round(deadlineMs - nowMs)) : null,
-      }))
+      .map((drain) => {
+        const { id, selector, reason, by, atWall } = drain
+        return { id, selector, reason, by, atWall, leftMs: leftMsOf(drain, nowMs) }
+      })
   }
 
   /** The node has come to match: what it has not begun is taken back, and all of it when the deadline is over. */
   empty(node: NodeEntry, drain: ActiveDrain): void {
-    const isOver = drain.deadlineMs <= this.#core.moment.nowMs
+    const isOver = drain.endMs <= this.#core.moment.nowMs
     const why = drain.reason === '' ? `by ${drain.by}` : `by ${drain.by}: ${drain.reason}`
     const { name } = node.record
     const when = isOver ? ' and its time for that is over' : ' before it began'
@@ -165,19 +144,8 @@ export class Drains {
   }
 
   #rebuild(): void {
-    const { nowMs, wallMs } = this.#core.moment
-    const before = new Map(this.#own.map((drain) => [drain.id, drain]))
-    this.#own = [...this.#core.state.nodeFacts.drains.values()].map(
-      (drain) =>
-        before.get(drain.id) ?? {
-          ...drain,
-          deadlineMs:
-            drain.deadlineWall === null
-              ? Number.POSITIVE_INFINITY
-              : nowMs + Math.max(0, drain.deadlineWall - wallMs),
-          terms: readSelector(drain.selector),
-        },
-    )
+    const { moment, state } = this.#core
+    this.#orders.setOwn(state.nodeFacts.drains.values(), (drain) => drain.deadlineWall, moment)
     this.#changed()
   }
 
@@ -190,7 +158,7 @@ export class Drains {
     const { nowMs } = this.#core.moment
     this.nextDeadlineMs = Math.min(
       Number.POSITIVE_INFINITY,
-      ...this.active().flatMap(({ deadlineMs }) => (deadlineMs > nowMs ? [deadlineMs] : [])),
+      ...this.active().flatMap(({ endMs }) => (endMs > nowMs ? [endMs] : [])),
     )
   }
 

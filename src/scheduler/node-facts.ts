@@ -5,6 +5,7 @@
 import type { Digest } from '../wire/digest.ts'
 import type { Fact, NodeRef } from '../wire/facts.ts'
 import { DRAINS_MAX, SLOT_ORDERS_MAX } from '../wire/work-messages.ts'
+import type { NodeOrder } from './standing-orders.ts'
 
 /** Nodes whose quarantine is remembered; of more the one that was quarantined first goes. */
 const QUARANTINES_MAX = 10_000
@@ -14,25 +15,15 @@ const KILLERS_MAX = 10_000
 const DEATHS_MAX = 8
 
 /** Nodes that match take nothing new. */
-export interface Drain {
-  readonly id: string
-  readonly selector: string
-  readonly reason: string
-  readonly by: string
-  readonly atWall: number
+export interface Drain extends NodeOrder {
   readonly deadlineWall: number | null
   /** The journal's sequence number of the fact; nobody is told before that is synced. */
   readonly factSeq: number
 }
 
 /** Nodes that match give builds so many processors. */
-export interface SlotOrder {
-  readonly id: string
-  readonly selector: string
+export interface SlotOrder extends NodeOrder {
   readonly cpus: number
-  readonly reason: string
-  readonly by: string
-  readonly atWall: number
   readonly untilWall: number | null
   /** The journal's sequence number of the fact; nobody is told before that is synced. */
   readonly factSeq: number

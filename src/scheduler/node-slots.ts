@@ -10,33 +10,24 @@ import type { SlotsOrder } from '../wire/slots.ts'
 import type { DesiredMessage, SlotOrderWire } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
 import type { NodeEntry } from './model.ts'
-import { isSelected, readSelector, type Selector } from './selector.ts'
+import { isSelected } from './selector.ts'
+import {
+  leftMsOf,
+  StandingOrders,
+  type ActiveOrder,
+  type NodeOrder,
+  type StandingOrder,
+} from './standing-orders.ts'
 
 /** Whose word it is that one is over. */
 const BY_TIME = 'its time'
 
-/** A word that holds now, of this owner or of one above. */
-export interface ActiveSlots {
-  readonly id: string
-  readonly selector: string
-  readonly cpus: number
-  readonly reason: string
-  readonly by: string
-  readonly atWall: number
-  /** Monotonic; infinity for ever. */
-  readonly endMs: number
-}
-
-interface Applied extends ActiveSlots {
-  readonly terms: Selector | undefined
-  /** 0 for one of a node above: that one has it durably. */
-  readonly factSeq: number
-}
+type Cpus = NodeOrder & { readonly cpus: number }
+export type ActiveSlots = ActiveOrder<Cpus>
 
 export class NodeSlots {
   readonly #core: Core
-  #own: readonly Applied[] = []
-  #inherited: readonly Applied[] = []
+  readonly #orders = new StandingOrders<Cpus>()
   /** When the first of them is over; infinity for never. */
   nextDeadlineMs = Number.POSITIVE_INFINITY
 
@@ -46,7 +37,7 @@ export class NodeSlots {
 
   /** Those of this owner, the oldest first, then those that its parent named. */
   active(): readonly ActiveSlots[] {
-    return [...this.#own, ...this.#inherited]
+    return this.#orders.all()
   }
 
   /** After the replay: what was to end meanwhile ends with the next tick. */
@@ -57,7 +48,7 @@ export class NodeSlots {
   /** The order was checked. */
   order({ selector, cpus, forMs, reason }: SlotsOrder, by: string): void {
     const { wallMs } = this.#core.moment
-    const before = this.#own.find((order) => order.selector === selector)
+    const before = this.#orders.own.find((order) => order.selector === selector)
     if (cpus === null) {
       if (before === undefined) return
       this.#core.fact({ type: 'unslotted', selector, by, atWall: wallMs })
@@ -81,21 +72,8 @@ export class NodeSlots {
 
   /** What the parent says is set now; all that it said before is over. */
   setInherited(orders: readonly SlotOrderWire[]): void {
-    const { nowMs } = this.#core.moment
-    const before = new Map(this.#inherited.map((order) => [order.id, order]))
-    const isSame =
-      orders.length === before.size &&
-      orders.every(({ id, leftMs }) => {
-        const known = before.get(id)
-        return known !== undefined && (leftMs === null) === !Number.isFinite(known.endMs)
-      })
-    if (isSame) return
-    this.#inherited = orders.map(({ leftMs, ...order }) => ({
-      ...order,
-      endMs: leftMs === null ? Number.POSITIVE_INFINITY : nowMs + leftMs,
-      terms: readSelector(order.selector),
-      factSeq: 0,
-    }))
+    const told = orders.map(({ leftMs, ...order }) => ({ order, leftMs }))
+    if (!this.#orders.setInherited(told, this.#core.moment.nowMs)) return
     this.#schedule()
     this.#tell()
   }
@@ -105,10 +83,10 @@ export class NodeSlots {
     return node.bundle === undefined ? this.#meant(node) : undefined
   }
 
-  #meant(node: NodeEntry): Applied | undefined {
+  #meant(node: NodeEntry): StandingOrder<Cpus> | undefined {
     const { nowMs } = this.#core.moment
-    let last: Applied | undefined
-    for (const order of [...this.#inherited, ...this.#own]) {
+    let last: StandingOrder<Cpus> | undefined
+    for (const order of [...this.#orders.inherited, ...this.#orders.own]) {
       if (order.endMs <= nowMs || order.terms === undefined) continue
       if (last !== undefined && order.atWall < last.atWall) continue
       if (isSelected(order.terms, node)) last = order
@@ -118,59 +96,42 @@ export class NodeSlots {
 
   /** What the node is told, as far as it is durable: its own, or all of them where others may be below it. */
   toldTo(node: NodeEntry, syncedSeq: number): Pick<DesiredMessage, 'slots' | 'slotOrders'> {
-    if (this.#own.length + this.#inherited.length === 0) return {}
+    const orders = this.#orders.all()
+    if (orders.length === 0) return {}
     const { nowMs } = this.#core.moment
-    const leftOf = ({ endMs }: Applied): number | null =>
-      Number.isFinite(endMs) ? Math.max(0, Math.round(endMs - nowMs)) : null
-    const isDurable = ({ factSeq }: Applied): boolean => factSeq <= syncedSeq
+    const isDurable = ({ factSeq }: StandingOrder): boolean => factSeq <= syncedSeq
     const meant = this.#meant(node)
     // A worker hears of its own machine alone, from the scheduler beside it.
     if (node.peerId === this.#core.selfId)
       return meant === undefined || !isDurable(meant)
         ? {}
-        : { slots: { cpus: meant.cpus, leftMs: leftOf(meant) } }
-    const told = [...this.#own, ...this.#inherited].filter(
+        : { slots: { cpus: meant.cpus, leftMs: leftMsOf(meant, nowMs) } }
+    const told = orders.filter(
       (order) =>
         isDurable(order) && order.endMs > nowMs && (node.bundle !== undefined || order === meant),
     )
     return {
-      slotOrders: told.map(({ id, selector, cpus, reason, by, atWall, ...order }) => ({
-        id,
-        selector,
-        cpus,
-        reason,
-        by,
-        atWall,
-        leftMs: leftOf({ id, selector, cpus, reason, by, atWall, ...order }),
-      })),
+      slotOrders: told.map((order) => {
+        const { id, selector, cpus, reason, by, atWall } = order
+        return { id, selector, cpus, reason, by, atWall, leftMs: leftMsOf(order, nowMs) }
+      }),
     }
   }
 
   tick(): void {
     const { nowMs, wallMs } = this.#core.moment
     if (nowMs < this.nextDeadlineMs) return
-    for (const { selector, endMs } of this.#own)
+    for (const { selector, endMs } of this.#orders.own)
       if (endMs <= nowMs)
         this.#core.fact({ type: 'unslotted', selector, by: BY_TIME, atWall: wallMs })
-    this.#inherited = this.#inherited.filter(({ endMs }) => endMs > nowMs)
+    this.#orders.dropInherited(nowMs)
     this.#rebuild()
     this.#tell()
   }
 
   #rebuild(): void {
-    const { nowMs, wallMs } = this.#core.moment
-    const before = new Map(this.#own.map((order) => [order.id, order]))
-    this.#own = [...this.#core.state.nodeFacts.slots.values()].map(
-      (order) =>
-        before.get(order.id) ?? {
-          ...order,
-          endMs:
-            order.untilWall === null
-              ? Number.POSITIVE_INFINITY
-              : nowMs + Math.max(0, order.untilWall - wallMs),
-          terms: readSelector(order.selector),
-        },
-    )
+    const { moment, state } = this.#core
+    this.#orders.setOwn(state.nodeFacts.slots.values(), ({ untilWall }) => untilWall, moment)
     this.#schedule()
   }
 

@@ -92,6 +92,6 @@ function jobOf({ job }: Attempt): { job: string; name: string } {
   return { job: job.id, name: '' }
 }
 
-function deadlineOf({ deadlineMs }: ActiveDrain, moment: Moment): string | null {
-  return Number.isFinite(deadlineMs) ? iso(moment.wallMs + (deadlineMs - moment.nowMs)) : null
+function deadlineOf({ endMs }: ActiveDrain, moment: Moment): string | null {
+  return Number.isFinite(endMs) ? iso(moment.wallMs + (endMs - moment.nowMs)) : null
 }

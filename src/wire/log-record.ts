@@ -40,7 +40,7 @@ export function encodeLogRecord(record: LogRecord): Uint8Array<ArrayBuffer> {
   return out
 }
 
-/** What the head of a well-formed record at `at` says. */
+/** What the head at `at` says; `stream` is undefined for what is not in a log. */
 export function logRecordHead(
   buffer: Buffer,
   at: number,
@@ -50,14 +50,14 @@ export function logRecordHead(
 
 /** Bytes of the whole records that `bytes` begins with; undefined where it does not begin with one. */
 export function wholeRecordBytes(bytes: Uint8Array): number | undefined {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   let at = 0
-  while (at + LOG_RECORD_HEAD_BYTES <= bytes.byteLength) {
-    const length = view.getUint32(at + 5)
-    if (STREAMS[view.getUint8(at) - 1] === undefined || length > LOG_RECORD_BYTES_MAX)
-      return at === 0 ? undefined : at
-    if (at + LOG_RECORD_HEAD_BYTES + length > bytes.byteLength) break
-    at += LOG_RECORD_HEAD_BYTES + length
+  while (at + LOG_RECORD_HEAD_BYTES <= buffer.byteLength) {
+    const { stream, lengthBytes } = logRecordHead(buffer, at)
+    if (stream === undefined || lengthBytes > LOG_RECORD_BYTES_MAX) return at === 0 ? undefined : at
+    const end = at + LOG_RECORD_HEAD_BYTES + lengthBytes
+    if (end > buffer.byteLength) break
+    at = end
   }
   return at
 }
@@ -83,7 +83,7 @@ export class LogDecoder {
     let buffer =
       this.#rest.byteLength === 0 ? Buffer.from(bytes) : Buffer.concat([this.#rest, bytes])
     while (buffer.byteLength >= LOG_RECORD_HEAD_BYTES) {
-      const length = buffer.readUInt32BE(5)
+      const { stream, lengthBytes: length } = logRecordHead(buffer, 0)
       if (buffer.readUInt8(0) === POSITION && length === 8) {
         if (buffer.byteLength < LOG_RECORD_HEAD_BYTES + length) break
         this.#position = Number(buffer.readBigUInt64BE(LOG_RECORD_HEAD_BYTES))
@@ -91,7 +91,6 @@ export class LogDecoder {
         buffer = buffer.subarray(LOG_RECORD_HEAD_BYTES + length)
         continue
       }
-      const stream = STREAMS[buffer.readUInt8(0) - 1]
       if (stream === undefined || length > LOG_RECORD_BYTES_MAX)
         throw new RangeError(`malformed log record: stream ${buffer.readUInt8(0)}, ${length} bytes`)
       if (buffer.byteLength < LOG_RECORD_HEAD_BYTES + length) break

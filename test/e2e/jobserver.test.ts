@@ -6,6 +6,13 @@ import { test } from 'node:test'
 import { processesWith, uniqueSleep } from '../build/builds.ts'
 import { openMesh, submitted, until } from './meshes.ts'
 
+const DESK = {
+  name: 'desk',
+  role: 'root,worker,store',
+  cpus: 2,
+  args: ['--isolation', 'host'],
+}
+
 /** Prints the number whenever it is another, until there is a file `go`. */
 const WATCH = `last=
 until [ -e go ]; do
@@ -30,12 +37,7 @@ test(
   { timeout: 120_000 },
   async (t) => {
     await using mesh = await openMesh(t)
-    const node = await mesh.start({
-      name: 'desk',
-      role: 'root,worker,store',
-      cpus: 2,
-      args: ['--isolation', 'host'],
-    })
+    const node = await mesh.start(DESK)
     const desk = mesh.desk(node)
     // What a killed one leaves goes with the desk.
     desk.env['TMPDIR'] = desk.directory
@@ -71,12 +73,7 @@ test(
   { timeout: 120_000 },
   async (t) => {
     await using mesh = await openMesh(t)
-    const node = await mesh.start({
-      name: 'desk',
-      role: 'root,worker,store',
-      cpus: 2,
-      args: ['--isolation', 'host'],
-    })
+    const node = await mesh.start(DESK)
     const desk = mesh.desk(node)
     await desk.untilReady('desk')
     const file = desk.write('busy.mesh.toml', graph(desk.directory))
@@ -102,19 +99,13 @@ test(
   { timeout: 120_000 },
   async (t) => {
     await using mesh = await openMesh(t)
-    const options = {
-      name: 'desk',
-      role: 'root,worker,store',
-      cpus: 2,
-      args: ['--isolation', 'host'],
-    }
-    const node = await mesh.start(options)
+    const node = await mesh.start(DESK)
     const desk = mesh.desk(node)
     await desk.untilReady('desk')
     const local = desk.follow('jobserver', '-j', '6', '--', 'sh', '-c', WATCH)
     await until('it began', async () => (local.output.stdout === 'jobs 2\n' ? true : undefined))
     await node.kill()
-    await mesh.start({ ...options, cpus: 1 })
+    await mesh.start({ ...DESK, cpus: 1 })
     await until('it is told by the new one', async () =>
       local.output.stdout === 'jobs 2\njobs 1\n' ? true : undefined,
     ).catch((error: unknown) => {

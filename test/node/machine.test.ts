@@ -13,18 +13,11 @@ import { Machine, type MachineOptions } from '../../src/node/machine.ts'
 import { sha256 } from '../../src/wire/digest.ts'
 import { Fact, FACTS_MAX } from '../../src/wire/machine-fact.ts'
 import { Builds } from '../build/builds.ts'
+import { FACTS as SAMPLE } from '../build/probe/sample-facts.ts'
 import { ManualClock } from './manual-clock.ts'
 
 const FACTS: OfferFacts = {
-  kernel: { system: 'x86_64-linux', release: '6.12.0' },
-  userland: {
-    system: 'x86_64-linux',
-    platform: { id: 'debian', version: '12', label: 'debian-12' },
-    how: 'header of /bin/sh',
-  },
-  cpus: probed(8, '/sys/fs/cgroup/cpu.max'),
-  memoryBytes: probed(2 ** 34, 'memory of the machine'),
-  disk: probed({ totalBytes: 1000, freeBytes: 300 }, 'statfs /var/lib/mesh'),
+  ...SAMPLE,
   systems: [{ system: 'x86_64-linux', how: 'native', why: 'a program of it ran' }],
   otherSystems: [],
   kvm: { host: { ok: false, why: 'no' }, sandbox: { ok: false, why: 'no' } },

@@ -113,7 +113,7 @@ test('drains: a drain survives a restart and holds for nodes that come later', (
   later.take()
   assert.deepEqual([later.names, later.entry.state], [[], 'drained'])
   const [active] = world.scheduler.drains.active()
-  assert.equal(Math.round((active?.deadlineMs ?? 0) - world.nowMs), 30_000)
+  assert.equal(Math.round((active?.endMs ?? 0) - world.nowMs), 30_000)
   const other = world.node('dev-1')
   other.take()
   assert.deepEqual(other.names, ['a'])

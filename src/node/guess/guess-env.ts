@@ -5,7 +5,6 @@
 import { mkdtemp, realpath, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import type { Clock } from '../../base/clock.ts'
 import { EXIT, hasCode, MeshError, messageOf } from '../../base/errors.ts'
 import { openExecutor, type Executor } from '../../build/executor.ts'
 import { openHostEnvironment } from '../../build/host-environment.ts'
@@ -13,25 +12,19 @@ import { imageEnvironments } from '../../build/image-root.ts'
 import { askFacts, NO_CUSTOM_FACTS } from '../../build/probe/custom-facts.ts'
 import { probeMachine } from '../../build/probe/machine-facts.ts'
 import { offeredOf } from '../../build/probe/offered.ts'
-import { probeRoot } from '../../build/probe/root-facts.ts'
+import { probeRoot, type RootFacts } from '../../build/probe/root-facts.ts'
 import { removeTree } from '../../files/workers/remove-job.ts'
 import type { Config } from '../config/config.ts'
-import type { ConfigIo, Env } from '../config/config-io.ts'
 import { resolveConfig } from '../config/resolve-config.ts'
 import { machineOptions } from '../machine.ts'
+import type { NodeSystem } from '../node-system.ts'
 import { readGuessLine } from './guess-flags.ts'
 import type { Guess } from './guess.ts'
 import { guessHelp } from './guess-help.ts'
 import { machineText, rootText } from './guess-view.ts'
 import { machineToml, rootToml } from './guess-toml.ts'
 
-export interface GuessSystem {
-  readonly env: Env
-  readonly io: ConfigIo
-  readonly clock: Clock
-  readonly out: (text: string) => void
-  readonly err: (text: string) => void
-}
+export type GuessSystem = Pick<NodeSystem, 'env' | 'io' | 'clock' | 'out' | 'err'>
 
 /** `argv` begins with the command. Resolves to the exit code. Throws MESH0002 and the errors of the configuration. */
 export async function guessEnv(argv: readonly string[], system: GuessSystem): Promise<number> {
@@ -44,43 +37,31 @@ export async function guessEnv(argv: readonly string[], system: GuessSystem): Pr
   if (config === undefined) throw problems[0] ?? new Error('the configuration was not resolved')
   const temporary = await mkdtemp(join(tmpdir(), 'mesh-guess-'))
   try {
-    system.out(
+    const told =
       root === undefined
-        ? await tellMachine(await guess(config, temporary, system), form)
-        : await tellRoot(await rootAt(resolve(system.io.cwd, root)), temporary, form),
-    )
+        ? machineTold(await guess(config, temporary, system))
+        : rootTold(await probeRoot(await rootAt(resolve(system.io.cwd, root)), temporary))
+    system.out(told[form]())
     return EXIT.ok
   } finally {
     await removeTree(temporary)
   }
 }
 
-async function tellMachine(found: Guess, form: 'text' | 'json' | 'toml'): Promise<string> {
-  switch (form) {
-    case 'text':
-      return machineText(found)
-    case 'toml':
-      return machineToml(found)
-    case 'json':
-      return `${JSON.stringify({ ...found.facts, custom: found.custom, offered: found.offered })}\n`
-  }
-}
+type Told = Readonly<Record<'text' | 'json' | 'toml', () => string>>
 
-async function tellRoot(
-  root: string,
-  temporary: string,
-  form: 'text' | 'json' | 'toml',
-): Promise<string> {
-  const facts = await probeRoot(root, temporary)
-  switch (form) {
-    case 'text':
-      return rootText(facts)
-    case 'toml':
-      return rootToml(facts)
-    case 'json':
-      return `${JSON.stringify(facts)}\n`
-  }
-}
+const machineTold = (found: Guess): Told => ({
+  text: () => machineText(found),
+  toml: () => machineToml(found),
+  json: () =>
+    `${JSON.stringify({ ...found.facts, custom: found.custom, offered: found.offered })}\n`,
+})
+
+const rootTold = (facts: RootFacts): Told => ({
+  text: () => rootText(facts),
+  toml: () => rootToml(facts),
+  json: () => `${JSON.stringify(facts)}\n`,
+})
 
 async function rootAt(path: string): Promise<string> {
   const wrong = (what: string): MeshError =>

@@ -3,30 +3,11 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { imageEnvironments } from '../../../src/build/image-root.ts'
 import { NO_CUSTOM_FACTS, parseFacts } from '../../../src/build/probe/custom-facts.ts'
-import { probed } from '../../../src/build/probe/known.ts'
 import type { OfferFacts } from '../../../src/build/probe/machine-facts.ts'
 import { offeredOf, type Declared, type Offered } from '../../../src/build/probe/offered.ts'
 import { EMPTY_DIGEST } from '../../../src/wire/digest.ts'
 import { EnvironmentJson, type Environment, type Isolation } from '../../../src/wire/environment.ts'
-
-const FACTS: OfferFacts = {
-  kernel: { system: 'x86_64-linux', release: '6.12.0' },
-  userland: {
-    system: 'x86_64-linux',
-    platform: { id: 'debian', version: '12', label: 'debian-12' },
-    how: 'header of /bin/sh',
-  },
-  cpus: probed(8, '/sys/fs/cgroup/cpu.max'),
-  memoryBytes: probed(2 ** 34, 'memory of the machine'),
-  disk: probed({ totalBytes: 1000, freeBytes: 300 }, 'statfs /var/lib/mesh'),
-  systems: [
-    { system: 'x86_64-linux', how: 'native', why: '' },
-    { system: 'i686-linux', how: 'compat', why: '' },
-    { system: 'aarch64-linux', how: 'emulated', why: '' },
-  ],
-  otherSystems: [{ system: 's390x-linux', why: 'qemu-user-static is not installed' }],
-  kvm: { host: { ok: true, why: '' }, sandbox: { ok: false, why: 'open: Permission denied' } },
-}
+import { FACTS } from './sample-facts.ts'
 
 const own = (system: string, isolation: Isolation): Environment => ({
   system,
