@@ -51,7 +51,6 @@ async function wholeBytes(file: FileHandle): Promise<number> {
 /** What a failure tells of its log: the last bytes of stdout and stderr, without what cannot be text. */
 export async function tailOf(path: string, tailBytes: number): Promise<string> {
   const kept: Uint8Array[] = []
-  let keptBytes = 0
   let file: FileHandle
   try {
     file = await open(path, 'r')
@@ -60,13 +59,8 @@ export async function tailOf(path: string, tailBytes: number): Promise<string> {
     throw error
   }
   await using opened = file
-  for await (const { stream, bytes } of lastRecords(opened, tailBytes)) {
-    if (stream === 'mesh') continue
-    kept.push(bytes)
-    keptBytes += bytes.byteLength
-    while (keptBytes - (kept[0]?.byteLength ?? 0) >= tailBytes)
-      keptBytes -= kept.shift()?.byteLength ?? 0
-  }
+  for await (const { stream, bytes } of lastRecords(opened, tailBytes))
+    if (stream !== 'mesh') kept.push(bytes)
   return Buffer.concat(kept)
     .subarray(-tailBytes)
     .toString('utf8')

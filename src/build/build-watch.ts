@@ -76,8 +76,7 @@ export class BuildWatch {
   /** A refused process counts also where the build got by without it: it would not everywhere. */
   #judge({ bytes, outputBytes }: DiskUse): BuildEnd | undefined {
     const { processesMax, maxOutputBytes, diskBytes } = this.#limits()
-    if (this.#group.events.refused > 0)
-      return { kind: 'limit', limit: 'processes', value: processesMax }
+    if (this.#group.refused > 0) return { kind: 'limit', limit: 'processes', value: processesMax }
     if (maxOutputBytes !== undefined && outputBytes > maxOutputBytes)
       return { kind: 'limit', limit: 'output', value: maxOutputBytes }
     if (diskBytes !== undefined && Math.max(bytes, outputBytes) > diskBytes)

@@ -360,6 +360,7 @@ export class Worker {
       network: action.network,
       limits: attempt.limits,
       jobs,
+      isHard: this.#slots !== undefined,
       jobsMost: lease.terms?.cpusMax ?? lease.cpusMax,
       memoryLimitBytes: lease.memoryLimitBytes,
       diskLimitBytes: diskLimitOf(lease.diskBytes, this.#deps.space?.()),

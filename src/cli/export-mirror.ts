@@ -9,7 +9,7 @@ import { chmod, lstat, open, readdir, readFile, rename, rm } from 'node:fs/promi
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import type { Clock } from '../base/clock.ts'
-import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { hasCode, isDiskFull, MeshError, messageOf } from '../base/errors.ts'
 import { randomId } from '../base/random.ts'
 import { formatSize, plural } from '../base/units.ts'
 import { makeDirectories } from '../files/make-directories.ts'
@@ -78,7 +78,7 @@ export async function exportMirror(
 }
 
 function explained(error: unknown, directory: string): unknown {
-  if (hasCode(error, 'ENOSPC', 'EDQUOT'))
+  if (isDiskFull(error))
     return new MeshError('MESH0503', `writing below ${directory}: ${messageOf(error)}`, {
       where: directory,
       cause: error,

@@ -1,5 +1,5 @@
 /** How an error reaches a person, or a script under --json; and the exit code that goes with it. */
-import { EXIT, hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { EXIT, hasCode, isDiskFull, MeshError, messageOf } from '../base/errors.ts'
 import { paint, printable, type Style } from './text/style.ts'
 
 /** A code of a newer daemon that this version does not know: shown as it came. */
@@ -40,7 +40,7 @@ export function reportOf(error: unknown): ErrorReport {
     const { code, message, where, hints, exit } = error
     return { code, message, ...(where === undefined ? {} : { where }), hints, exit }
   }
-  if (hasCode(error, 'ENOSPC', 'EDQUOT'))
+  if (isDiskFull(error))
     return { code: 'MESH0503', message: messageOf(error), hints: [], exit: EXIT.noSpace }
   if (
     hasCode(

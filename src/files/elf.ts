@@ -120,7 +120,7 @@ function parse(read: Read): Elf | undefined {
     interpreter:
       interpreterAt === undefined
         ? undefined
-        : stringAt(read(interpreterAt.offset, Math.min(interpreterAt.size, STRING_BYTES_MAX)), 0),
+        : stringIn(read(interpreterAt.offset, Math.min(interpreterAt.size, STRING_BYTES_MAX))),
     ...dynamicOf(read, segments, words),
   }
 }
@@ -199,7 +199,7 @@ function dynamicOf(
   const inLoad = stringsAt - load.address
   const strings = (offset: number): string | undefined => {
     if (!(offset >= 0 && offset < Math.min(load.size - inLoad, STRINGS_BYTES_MAX))) return undefined
-    return stringAt(read(load.offset + inLoad + offset, STRING_BYTES_MAX), 0)
+    return stringIn(read(load.offset + inLoad + offset, STRING_BYTES_MAX))
   }
   const all = (wanted: number): string[] =>
     entries
@@ -218,7 +218,7 @@ function dynamicOf(
 }
 
 /** Up to the NUL; undefined where none comes. */
-function stringAt(bytes: Buffer, at: number): string | undefined {
-  const end = bytes.indexOf(0, at)
-  return end === -1 ? undefined : bytes.toString('utf8', at, end)
+function stringIn(bytes: Buffer): string | undefined {
+  const end = bytes.indexOf(0)
+  return end === -1 ? undefined : bytes.toString('utf8', 0, end)
 }

@@ -8,7 +8,7 @@
 import { closeSync, openSync, writeSync } from 'node:fs'
 import { mkdir, rm, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { hasCode, isDiskFull, MeshError, messageOf } from '../base/errors.ts'
 import { OBJECT_BYTES_MAX } from '../wire/cbor.ts'
 import { cidOf, Hasher, type BlobRef } from '../wire/digest.ts'
 import { decodeTree, TREE_DEPTH_MAX, type Entry } from '../wire/tree.ts'
@@ -69,7 +69,7 @@ export async function layOut(
 function explain(error: unknown, path: string): unknown {
   if (hasCode(error, 'EEXIST'))
     return new MeshError('MESH0209', `${path} exists already`, { where: path, cause: error })
-  if (hasCode(error, 'ENOSPC', 'EDQUOT'))
+  if (isDiskFull(error))
     return new MeshError('MESH0503', `writing ${path}: ${messageOf(error)}`, {
       where: path,
       cause: error,

@@ -69,8 +69,9 @@ export class Jobserver implements AsyncDisposable {
     const token = makeToken(random)
     await makeFifo(path)
     const fifo = new TokenFifo(path)
+    let socket: CountSocket | undefined
     try {
-      const socket = await CountSocket.open(
+      socket = await CountSocket.open(
         { clock },
         { path: join(directory, SOCKET_NAME), token, count: jobs },
       )
@@ -86,6 +87,7 @@ export class Jobserver implements AsyncDisposable {
       return new Jobserver(options, { pool, fifo, socket, token })
     } catch (error) {
       fifo.close()
+      await socket?.[Symbol.asyncDispose]()
       throw error
     }
   }

@@ -1,5 +1,5 @@
 /** What ended a command, as it is told: to a person, and to a program that asked for JSON. */
-import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { hasCode, isDiskFull, MeshError, messageOf } from '../base/errors.ts'
 
 /** An error as a person reads it, and the exit code that goes with it. */
 export function reportOf(error: unknown): { readonly text: string; readonly exit: number } {
@@ -25,8 +25,7 @@ export function jsonReportOf(error: unknown): string {
 function asMeshError(error: unknown): MeshError {
   if (error instanceof MeshError) return error
   const message = messageOf(error)
-  if (hasCode(error, 'ENOSPC', 'EDQUOT'))
-    return new MeshError('MESH0503', message, { cause: error })
+  if (isDiskFull(error)) return new MeshError('MESH0503', message, { cause: error })
   if (hasCode(error, 'EADDRINUSE')) return new MeshError('MESH0103', message, { cause: error })
   if (hasCode(error, 'EADDRNOTAVAIL', 'EACCES', 'EPERM', 'EROFS'))
     return new MeshError('MESH0104', message, { cause: error })

@@ -80,8 +80,14 @@ export class Allotments {
     this.#holders = new Holders(core, this.#claims)
   }
 
+  /** What of the node is free for what waits. */
+  freeOn(node: NodeEntry): ReturnType<typeof freeOf> {
+    const free = freeOf(node)
+    return { ...free, cpus: free.cpus - this.#keptOn(node) }
+  }
+
   /** What of its free processors the node does not give to what waits. */
-  keptOn(node: NodeEntry): number {
+  #keptOn(node: NodeEntry): number {
     return this.#kept.get(node) ?? 0
   }
 
@@ -160,9 +166,9 @@ export class Allotments {
       let isFreed = false
       for (const node of this.#take()) {
         seen.add(node)
-        const keptBefore = this.keptOn(node)
+        const keptBefore = this.#keptOn(node)
         this.#serveClaims(node)
-        isFreed ||= this.keptOn(node) < keptBefore
+        isFreed ||= this.#keptOn(node) < keptBefore
         if (this.#makeRoom(node)) made.set(node, freeOf(node).cpus)
       }
       if (made.size === 0 && !isFreed) break
@@ -285,7 +291,9 @@ export class Allotments {
     for (const holder of this.#holders.on(node))
       if (holder.cpus > holder.max && this.#readyAtMs(holder) <= nowMs)
         this.#set(node, holder.of, holder.max)
-    for (const { of: taker } of this.#holders.on(node).toSorted(byClaim)) {
+    // Whoever gives keeps what it has before others: nobody else comes to lack some meanwhile.
+    const short = this.#holders.on(node).filter(({ cpus, floor }) => cpus < floor)
+    for (const { of: taker } of short.toSorted(byClaim)) {
       // Each round as things are after the one before.
       const holders = this.#holders.on(node)
       const holder = holders.find((one) => one.of === taker)
@@ -316,7 +324,7 @@ export class Allotments {
   }
 
   #keep(node: NodeEntry, cpus: number): void {
-    if (this.keptOn(node) === cpus) return
+    if (this.#keptOn(node) === cpus) return
     if (cpus === 0) this.#kept.delete(node)
     else this.#kept.set(node, cpus)
     this.#core.waiting.nodeChanged(node)
@@ -478,7 +486,7 @@ export class Allotments {
     for (const waits of this.#lackingCpus(node))
       if (!takers.every((taker) => this.#standsBack(waits, taker))) return
     const levels = takers.map(({ cpus }) => cpus)
-    const spare = freeOf(node).cpus - Math.max(this.#keptFree(node), this.keptOn(node))
+    const spare = freeOf(node).cpus - Math.max(this.#keptFree(node), this.#keptOn(node))
     for (let left = spare; left > 0; left -= 1) {
       const lowest = lowestOf(takers, levels)
       if (lowest === undefined) break

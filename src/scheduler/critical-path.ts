@@ -7,7 +7,7 @@
 import type { Fact } from '../wire/facts.ts'
 import type { Core } from './core.ts'
 import { topological } from './make-request.ts'
-import type { Request, Step } from './model.ts'
+import { isAhead, type Request, type Step } from './model.ts'
 
 /** Between two passes over one request. */
 const REFRESH_MS = 3_000
@@ -94,11 +94,6 @@ export class CriticalPaths {
     request.ahead = { cpuMs, count }
     return changed
   }
-}
-
-/** What still has to run, or does. */
-function isAhead({ phase }: Step): boolean {
-  return phase === 'blocked' || phase === 'open'
 }
 
 function differs(a: number, b: number): boolean {

@@ -31,12 +31,13 @@ export class Holders {
   }
 
   areOn(node: NodeEntry): boolean {
-    return this.#malleable(node).length > 0
+    for (const _ of this.#malleable(node)) return true
+    return false
   }
 
   /** What holds processors of the node and may have another number of them, with what it has before others. */
   on(node: NodeEntry): Holder[] {
-    const holders = this.#malleable(node)
+    const holders = [...this.#malleable(node)]
     if (holders.length === 0) return holders
     // Those without a claim go on with what they have, and give it back when they end.
     let room = node.capacity.cpus
@@ -56,9 +57,8 @@ export class Holders {
     return holders.map((holder) => ({ ...holder, floor: floors.get(holder) ?? holder.floor }))
   }
 
-  #malleable(node: NodeEntry): Holder[] {
-    if (node.bundle !== undefined) return []
-    const holders: Holder[] = []
+  *#malleable(node: NodeEntry): Generator<Holder> {
+    if (node.bundle !== undefined) return
     for (const attempt of node.attempts) {
       if (!isLive(attempt)) continue
       const { min, max, asked } = cpuRangeOf(attempt.job)
@@ -66,9 +66,9 @@ export class Holders {
       if (max <= min && cpus === min && asked === undefined) continue
       const big = asked === undefined ? this.#claims.bigOf(attempt, node) : undefined
       const claim = asked !== undefined ? 'person' : big === undefined ? undefined : 'big'
-      holders.push({ of: attempt, min, max, cpus, floor: min, claim, big })
+      yield { of: attempt, min, max, cpus, floor: min, claim, big }
     }
-    if (node.relayed.size === 0 || isAlone(this.#core)) return holders
+    if (node.relayed.size === 0 || isAlone(this.#core)) return
     for (const relayed of node.relayed.values()) {
       const { terms } = relayed.lease ?? {}
       const { claim, reserved } = relayed
@@ -78,9 +78,8 @@ export class Holders {
       const max = isAsked ? claim.cpus : terms.cpusMax
       if ((max <= min && reserved.cpus === min && !isAsked) || reserved.cpus === 0) continue
       const { cpus } = reserved
-      holders.push({ of: relayed, min, max, cpus, floor: min, claim: claim?.why, big: undefined })
+      yield { of: relayed, min, max, cpus, floor: min, claim: claim?.why, big: undefined }
     }
-    return holders
   }
 }
 

@@ -309,6 +309,11 @@ export function isLive(attempt: Attempt): boolean {
   }
 }
 
+/** What still has to run, or does. */
+export function isAhead({ phase }: Pick<Step, 'phase'>): boolean {
+  return phase === 'blocked' || phase === 'open'
+}
+
 /** A child with its own worker, or the worker of this daemon itself. */
 export interface NodeEntry {
   readonly peerId: string

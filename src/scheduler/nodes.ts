@@ -14,6 +14,7 @@ import {
   type SyncMessage,
 } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
+import { cpuRangeOf } from './cpu-range.ts'
 import type { Desired, Event, Grant } from './events.ts'
 import {
   buildersOf,
@@ -367,7 +368,7 @@ export class Nodes {
         urls: urlsOf(attempt.job),
         terms: node.bundle === undefined ? undefined : this.#termsOf(attempt),
         features: this.#featuresOf(attempt),
-        cpusMax: this.#cpusMaxOf(attempt),
+        cpusMax: cpusMaxOf(attempt),
       })
     }
     const withTools = node.environments.filter(hasTools)
@@ -419,10 +420,6 @@ export class Nodes {
   #featuresOf({ job, waitedIn }: Attempt): readonly string[] {
     if (waitedIn !== undefined) return waitedIn.features
     return job.waiters.size === 0 ? [] : this.#core.queues.requirementOf(job).features
-  }
-
-  #cpusMaxOf({ job }: Attempt): number | undefined {
-    return job.waiters.size === 0 ? undefined : this.#core.queues.requirementOf(job).cpusMax
   }
 
   /** What a node that passes the lease on has to know of its job. */
@@ -505,4 +502,9 @@ function urlsOf(job: Job): string[] {
   const urls = new Set<string>()
   for (const step of job.waiters) for (const url of step.derivation.fetch?.urls ?? []) urls.add(url)
   return [...urls].slice(0, 16)
+}
+
+/** The most that it can use; undefined where nobody waits for it any more. */
+function cpusMaxOf({ job }: Attempt): number | undefined {
+  return job.waiters.size === 0 ? undefined : cpuRangeOf(job).max
 }

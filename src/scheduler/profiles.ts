@@ -20,7 +20,7 @@ import {
   type Profile,
   type Seat,
 } from './kinds.ts'
-import { fitOf, freeOf, type Fit, type Requirement } from './match.ts'
+import { fitOf, type Fit, type Requirement } from './match.ts'
 import type { NodeEntry } from './model.ts'
 import { unconfirmedOf } from './offers.ts'
 import { RoomIndex, type Room } from './room-index.ts'
@@ -128,8 +128,7 @@ export class Profiles {
   /** What it can be granted; undefined for a node that takes nothing now, or is kept for a big job. */
   #freeOf({ node }: Seat): Room | undefined {
     if (node.bundle !== undefined || !isOpen(node)) return undefined
-    const { cpus, memoryBytes, diskBytes } = freeOf(node)
-    const free = { cpus: cpus - this.#core.allotments.keptOn(node), memoryBytes, diskBytes }
+    const free = this.#core.allotments.freeOn(node)
     const kept = this.#core.reservations.at(node)
     if (kept === undefined) return free
     // Only a part of the machine is kept: what is left when the big job has begun is for others at any time.

@@ -1,7 +1,7 @@
 /** Which of a node's own nodes a lease is passed on to. The grant says in which environment it runs. */
 import { LEASE_MS, type Lease } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
-import { canStart, environmentFor, freeOf, type Requirement } from './match.ts'
+import { canStart, environmentFor, type Requirement } from './match.ts'
 import type { NodeEntry } from './model.ts'
 import { offeredBy } from './subtree-offer.ts'
 
@@ -15,7 +15,7 @@ export function chooseNode(
   for (const node of nodes.values()) {
     // What was given up there may still run, as long as nobody has heard otherwise.
     if (moment.nowMs - node.lastSyncMs > LEASE_MS || !mayTake(node, lease, requirement)) continue
-    const freeCpus = freeOf(node).cpus - allotments.keptOn(node)
+    const freeCpus = allotments.freeOn(node).cpus
     if (node.bundle === undefined && freeCpus < requirement.cpusMin) continue
     const share = freeCpus / Math.max(1, node.capacity.cpus)
     const isAvoided = lease.terms?.avoid.includes(node.peerId) === true

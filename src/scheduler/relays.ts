@@ -305,9 +305,7 @@ export class Relays {
         requirement.cpusMin,
         Math.min(
           requirement.cpusMax,
-          node.bundle === undefined
-            ? freeOf(node).cpus - this.#core.allotments.keptOn(node)
-            : lease.cpus,
+          node.bundle === undefined ? this.#core.allotments.freeOn(node).cpus : lease.cpus,
         ),
       )
       relayed.lease = { ...lease, cpus }

@@ -4,7 +4,8 @@ import type { Moment } from './events.ts'
 import type { Slots } from './model.ts'
 import type { ActiveSlots } from './node-slots.ts'
 
-const iso = (wallMs: number): string => new Date(wallMs).toISOString()
+/** A time as the API has it. */
+export const iso = (wallMs: number): string => new Date(wallMs).toISOString()
 
 export function slotsMark({ cpus, by, atWall }: Slots): SlotsMark {
   return { cpus, by, at: iso(atWall) }

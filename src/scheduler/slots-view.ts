@@ -1,16 +1,13 @@
 /** What people said of processors, in the form of the API. Pure. */
 import type { SlotsView } from '../wire/slots.ts'
 import type { Moment } from './events.ts'
-import { isLive, type Step } from './model.ts'
-import type { ActiveSlots } from './node-slots.ts'
+import { isAhead, isLive, type NodeEntry } from './model.ts'
 import type { Scheduler } from './scheduler.ts'
-import { isSelected, readSelector } from './selector.ts'
 import { nodeSlotsMark, slotsMark } from './slots-mark.ts'
+import { nodesSelected } from './standing-view.ts'
 import { cpusOf } from './subtree-offer.ts'
 import { jobState } from './views.ts'
 
-/** Nodes that are named of one selector. */
-const NODES_NAMED_MAX = 1_000
 /** Jobs that are named, of the newest requests. */
 const JOBS_NAMED_MAX = 1_000
 
@@ -23,25 +20,16 @@ export function slotsView(scheduler: Scheduler, moment: Moment, selector?: strin
     nodes: orders.map((order) => ({
       selector: order.selector,
       ...nodeSlotsMark(order, moment),
-      nodes: nodesOf(scheduler, order),
+      nodes: nodesSelected(scheduler, order.selector).map(slotsOf),
     })),
     jobs: selector === undefined ? jobsOf(scheduler) : [],
   }
 }
 
-function nodesOf(scheduler: Scheduler, order: ActiveSlots): SlotsView['nodes'][number]['nodes'] {
-  const terms = readSelector(order.selector)
-  if (terms === undefined) return []
-  return [...scheduler.nodes.values()]
-    .filter((node) => node.bundle === undefined && isSelected(terms, node))
-    .slice(0, NODES_NAMED_MAX)
-    .map((node) => ({
-      name: node.record.name,
-      peerId: node.peerId,
-      state: node.state,
-      cpus: cpusOf(node).total,
-      busy: cpusOf(node).busy,
-    }))
+function slotsOf(node: NodeEntry): SlotsView['nodes'][number]['nodes'][number] {
+  const { total, busy } = cpusOf(node)
+  const { record, peerId, state } = node
+  return { name: record.name, peerId, state, cpus: total, busy }
 }
 
 function jobsOf({ state }: Scheduler): SlotsView['jobs'] {
@@ -62,9 +50,4 @@ function jobsOf({ state }: Scheduler): SlotsView['jobs'] {
     }
   }
   return jobs
-}
-
-/** It waits or runs. */
-export function isAhead({ phase }: Pick<Step, 'phase'>): boolean {
-  return phase === 'open' || phase === 'blocked'
 }

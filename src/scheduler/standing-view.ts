@@ -4,17 +4,15 @@ import type { Moment } from './events.ts'
 import { isLive, type Attempt, type NodeEntry } from './model.ts'
 import type { ActiveDrain } from './drains.ts'
 import type { Scheduler } from './scheduler.ts'
-import { nodeSlotsMark } from './slots-mark.ts'
+import { iso, nodeSlotsMark } from './slots-mark.ts'
 import { isSelected, readSelector } from './selector.ts'
 
 /** Attempts that are named of one node. */
 const RUNNING_NAMED_MAX = 20
-/** Nodes that are named of one drain. */
+/** Nodes that are named of one selector. */
 const NODES_NAMED_MAX = 1_000
 
 export type StandingView = Pick<NodeView, 'speed' | 'running' | 'drain' | 'quarantine' | 'slots'>
-
-const iso = (wallMs: number): string => new Date(wallMs).toISOString()
 
 export function standingView(scheduler: Scheduler, node: NodeEntry, moment: Moment): StandingView {
   const drain = scheduler.drains.of(node)
@@ -46,10 +44,6 @@ export function standingView(scheduler: Scheduler, node: NodeEntry, moment: Mome
 }
 
 export function drainView(scheduler: Scheduler, drain: ActiveDrain, moment: Moment): DrainView {
-  const terms = readSelector(drain.selector)
-  const nodes = [...scheduler.nodes.values()].filter(
-    (node) => terms !== undefined && node.bundle === undefined && isSelected(terms, node),
-  )
   return {
     id: drain.id,
     selector: drain.selector,
@@ -57,7 +51,7 @@ export function drainView(scheduler: Scheduler, drain: ActiveDrain, moment: Mome
     by: drain.by,
     at: iso(drain.atWall),
     deadline: deadlineOf(drain, moment),
-    nodes: nodes.slice(0, NODES_NAMED_MAX).map((node) => {
+    nodes: nodesSelected(scheduler, drain.selector).map((node) => {
       const running = runningOn(node)
       return {
         name: node.record.name,
@@ -71,6 +65,15 @@ export function drainView(scheduler: Scheduler, drain: ActiveDrain, moment: Mome
       }
     }),
   }
+}
+
+/** The nodes seen from here that the selector names, as many of them as are told. */
+export function nodesSelected({ nodes }: Scheduler, selector: string): NodeEntry[] {
+  const terms = readSelector(selector)
+  if (terms === undefined) return []
+  return [...nodes.values()]
+    .filter((node) => node.bundle === undefined && isSelected(terms, node))
+    .slice(0, NODES_NAMED_MAX)
 }
 
 /** The oldest first. */

@@ -12,7 +12,7 @@ import {
   type SyncMessage,
 } from '../wire/work-messages.ts'
 import type { Core } from './core.ts'
-import { canStart, environmentFor, freeOf, mayEverStart, type Requirement } from './match.ts'
+import { canStart, environmentFor, mayEverStart, type Requirement } from './match.ts'
 import type { BundleOffer, BundleOfferItem, NodeEntry } from './model.ts'
 
 /** Environments that a subtree tells of; further ones get nothing from above. */
@@ -165,7 +165,7 @@ export function cpusOf({ bundle, capacity, allocated }: NodeEntry): BundleOffer[
 function slotsOf(core: Core, node: NodeEntry): number {
   if (node.bundle !== undefined) return Math.max(0, node.bundle.slots - unconfirmedOf(node))
   if (node.state !== 'ready') return 0
-  return Math.max(0, freeOf(node).cpus - core.allotments.keptOn(node))
+  return Math.max(0, core.allotments.freeOn(node).cpus)
 }
 
 /** By environment, since whoever grants chooses that. */
@@ -220,16 +220,15 @@ function freeInMsOf({ moment }: Core, node: NodeEntry): number {
 
 /** How many jobs of the class fit the node's free vector, but for what is kept for those that run there. */
 function startableOn(core: Core, requirement: Requirement, node: NodeEntry): number {
-  const free = freeOf(node)
-  const cpus = free.cpus - core.allotments.keptOn(node)
-  if (cpus < requirement.cpusMin) return 0
+  const free = core.allotments.freeOn(node)
+  if (free.cpus < requirement.cpusMin) return 0
   const fits = (amount: number, each: number): number =>
     each === 0 ? OFFER_COUNT_MAX : Math.floor(amount / each)
   return Math.max(
     1,
     Math.min(
       OFFER_COUNT_MAX,
-      fits(cpus, requirement.cpusMin),
+      fits(free.cpus, requirement.cpusMin),
       fits(free.memoryBytes, requirement.memoryBytes),
       fits(free.diskBytes, requirement.diskBytes),
     ),

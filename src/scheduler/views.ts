@@ -27,10 +27,8 @@ import { dissenterOf, votesWantedBy } from './votes.ts'
 import type { Moment } from './events.ts'
 import { cpusOf } from './subtree-offer.ts'
 import type { Scheduler } from './scheduler.ts'
-import { slotsMark } from './slots-mark.ts'
+import { iso, slotsMark } from './slots-mark.ts'
 import type { StandingView } from './standing-view.ts'
-
-const iso = (wallMs: number): string => new Date(wallMs).toISOString()
 
 function attemptView(attempt: Attempt): AttemptView {
   const [arch = '', platform = ''] = attempt.system.split('-')

@@ -12,7 +12,6 @@ import { Deadlines } from './indexed-heap.ts'
 import {
   describeMisfit,
   environmentFor,
-  freeOf,
   mayShareRun,
   requirementOf,
   userlandOfJob,
@@ -184,9 +183,7 @@ export class Waiting {
     )
     // A subtree has no vector: whoever chooses the node there takes of it what is free.
     const freeCpus =
-      node.bundle === undefined
-        ? freeOf(node).cpus - this.#core.allotments.keptOn(node)
-        : requirement.cpusMax
+      node.bundle === undefined ? this.#core.allotments.freeOn(node).cpus : requirement.cpusMax
     const cpus = Math.max(requirement.cpusMin, Math.min(requirement.cpusMax, freeCpus))
     const n = job.attempts.length + 1
     this.#core.fact({

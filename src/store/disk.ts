@@ -2,7 +2,7 @@
 import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from 'node:fs'
 import { open, rename, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { hasCode, MeshError, messageOf } from '../base/errors.ts'
+import { isDiskFull, MeshError, messageOf } from '../base/errors.ts'
 
 /** MESH0503 for a full disk or quota; any other error as it is. */
 export function diskError(error: unknown, directory: string): unknown {
@@ -13,8 +13,6 @@ export function diskError(error: unknown, directory: string): unknown {
     hints: ['free disk space, or move the data directory with --data'],
   })
 }
-
-export const isDiskFull = (error: unknown): boolean => hasCode(error, 'ENOSPC', 'EDQUOT')
 
 export interface DiskSpace {
   readonly totalBytes: number

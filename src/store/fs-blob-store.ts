@@ -7,13 +7,13 @@
  * a checkpoint every minute syncs what is new. What may go when room is needed is decided in retention/.
  */
 import { closeSync, constants, fstatSync, openSync, rmSync, statSync } from 'node:fs'
-import { MeshError } from '../base/errors.ts'
+import { isDiskFull, MeshError } from '../base/errors.ts'
 import { collectBytes } from '../files/collect-bytes.ts'
 import { nextTurn } from '../files/map-limited.ts'
 import type { BlobRef, Digest } from '../wire/digest.ts'
 import type { Entry } from '../wire/tree.ts'
 import type { BlobRange, BlobReader, BlobStore, StoredBlob, StoreStats } from './blob-store.ts'
-import { diskError, isDiskFull } from './disk.ts'
+import { diskError } from './disk.ts'
 import { releaseSource } from './expected.ts'
 import type { BlobFiles, Gone } from './fs/blob-files.ts'
 import { LINKS_MAX } from './fs/copy-file.ts'

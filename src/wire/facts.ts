@@ -23,6 +23,7 @@ import {
   text,
 } from './names.ts'
 import { Measured, Usage } from './result.ts'
+import { SLOTS_MAX } from './slots.ts'
 import { EntryWire } from './tree.ts'
 
 const wallMs = z.int().min(0)
@@ -298,7 +299,7 @@ export const Fact = z.discriminatedUnion('type', [
     type: z.literal('slotted'),
     id: text(64),
     selector: text(256),
-    cpus: count.max(4096),
+    cpus: count.max(SLOTS_MAX),
     reason: text(512),
     by: text(256),
     atWall: wallMs,
@@ -311,7 +312,7 @@ export const Fact = z.discriminatedUnion('type', [
     type: z.literal('sized'),
     ...lever,
     derivation: DerivationName,
-    cpus: z.int().min(1).max(4096).nullable(),
+    cpus: z.int().min(1).max(SLOTS_MAX).nullable(),
   }),
   /** A node failed different jobs in a row and gets none for a time, longer each time it happens again. */
   z.object({

@@ -234,7 +234,7 @@ check(
   async (bench) => {
     const group = bench.open({ processesMax: 40 })
     await bench.shell('bomb() { bomb | bomb & }; bomb; sleep 1000', group)
-    await until('it was refused processes', () => group.events.refused > 0)
+    await until('it was refused processes', () => group.refused > 0)
     assert(processes(group.at.processes?.path ?? '').length <= 40)
     assert.equal(await group.kill(bench.clock), 0)
     await group.remove(bench.clock)
@@ -268,7 +268,7 @@ check('more than its memory ends it', ['memory', 'kill'], async (bench) => {
   const group = bench.open({ memoryBytes: 32 * 2 ** 20 })
   const shell = await bench.shell(`perl -e 'my $x = "a" x 200000000'; echo over`, group)
   await once(shell.stdout ?? shell, 'data')
-  assert(group.events.oomKills > 0)
+  assert(group.oomKills > 0)
   await group.kill(bench.clock)
   await group.remove(bench.clock)
 })

@@ -1,6 +1,6 @@
 /** From how a build or an attempt ended to the outcome that its granter is told. Pure. */
 import { constants } from 'node:os'
-import { hasCode, MeshError, messageOf } from '../../base/errors.ts'
+import { isDiskFull, MeshError, messageOf } from '../../base/errors.ts'
 import { formatSize } from '../../base/units.ts'
 import type { Action } from '../../wire/action.ts'
 import type { Measured, Usage } from '../../wire/result.ts'
@@ -101,8 +101,7 @@ export function outcomeOfError(error: unknown, signal: AbortSignal): AttemptOutc
   if (signal.aborted) return cancelled(signal)
   const message = messageOf(error).slice(0, MESSAGE_CHARS_MAX)
   if (error instanceof MissingInputs) return { kind: 'missing', inputs: [...error.inputs], message }
-  const isFull =
-    (error instanceof MeshError && error.code === 'MESH0503') || hasCode(error, 'ENOSPC', 'EDQUOT')
+  const isFull = (error instanceof MeshError && error.code === 'MESH0503') || isDiskFull(error)
   return { kind: 'infrastructure', code: isFull ? 'MESH0503' : 'MESH0505', message }
 }
 

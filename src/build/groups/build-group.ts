@@ -23,14 +23,6 @@ interface GroupLimits {
   readonly processesMax: number
 }
 
-/** What the kernel says of a group at its end. */
-interface GroupEvents {
-  /** Processes that were ended for want of memory. */
-  readonly oomKills: number
-  /** Processes that were not begun for there were too many. */
-  readonly refused: number
-}
-
 /** The groups of one build, by what they control. */
 export type GroupPaths = Readonly<Partial<Record<Control, GroupPlace>>>
 
@@ -149,17 +141,19 @@ export class BuildGroup {
     return [...(text ?? '').matchAll(HELD)].reduce((sum, [, bytes]) => sum + Number(bytes), 0)
   }
 
-  get events(): GroupEvents {
-    const { memory, processes } = this.at
-    const read = (at: { path: string } | undefined, file: string): string | undefined =>
-      at === undefined ? undefined : this.#files.read(join(at.path, file))
-    return {
-      oomKills: numberIn(
-        read(memory, memory?.version === 2 ? 'memory.events' : 'memory.oom_control'),
-        'oom_kill',
-      ),
-      refused: numberIn(read(processes, 'pids.events'), 'max'),
-    }
+  /** Processes that were ended for want of memory. */
+  get oomKills(): number {
+    const { memory } = this.at
+    if (memory === undefined) return 0
+    const file = memory.version === 2 ? 'memory.events' : 'memory.oom_control'
+    return numberIn(this.#files.read(join(memory.path, file)), 'oom_kill')
+  }
+
+  /** Processes that were not begun for there were too many. */
+  get refused(): number {
+    const { processes } = this.at
+    if (processes === undefined) return 0
+    return numberIn(this.#files.read(join(processes.path, 'pids.events')), 'max')
   }
 
   /** Once no process of it is alive. */

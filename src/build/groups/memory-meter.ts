@@ -59,7 +59,7 @@ export class MemoryMeter {
       peakBytes: this.#peakBytes,
       from: this.#isGroup ? 'cgroup' : 'sampled',
       isOut: this.#isGroup
-        ? this.#group.events.oomKills > 0
+        ? this.#group.oomKills > 0
         : this.#pid !== undefined && countKills() > this.#killsBefore,
     }
   }

@@ -157,8 +157,9 @@ export class JobControl {
     const look = (): void => {
       const busy = this.busy()
       const much = busy === undefined ? undefined : this.#overuse.look(busy, this.#jobs)
-      if (much !== undefined) note(overuseNote(much, this.#jobs))
-      this.#timer = this.#clock.setTimer(LOOK_MS, look)
+      // It is told once.
+      if (much === undefined) this.#timer = this.#clock.setTimer(LOOK_MS, look)
+      else note(overuseNote(much, this.#jobs))
     }
     this.#timer = this.#clock.setTimer(LOOK_MS, look)
   }

@@ -61,7 +61,7 @@ export function wallsOf({
   variantImages,
 }: WallsAsked):
   | { readonly sealed: boolean }
-  | { readonly problem: string; readonly key: 'isolation' | 'image' | 'sealed' } {
+  | { readonly problem: string; readonly key: 'isolation' | 'image' } {
   const images = [image, ...variantImages].filter((layers) => layers !== undefined)
   const hasImage = images.some((layers) => layers.length > 0)
   if (isolation === 'host' && hasImage)

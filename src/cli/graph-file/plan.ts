@@ -287,9 +287,8 @@ class DerivationPlan {
     })
     if (!('problem' in walls)) return walls
     const { key, problem } = walls
-    const isOwn = (key === 'sealed' ? own.sealed : own.needs?.[key]) !== undefined
-    const parent: Path = isOwn ? ['derivation', this.#name] : ['defaults']
-    const path = key === 'sealed' ? [...parent, key] : [...parent, 'needs', key]
+    const parent: Path = own.needs?.[key] === undefined ? ['defaults'] : ['derivation', this.#name]
+    const path = [...parent, 'needs', key]
     const isWritten = this.#located.positions.find('key', path) !== undefined
     throw this.#bad(isWritten ? path : ['derivation', this.#name], problem)
   }

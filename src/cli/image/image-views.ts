@@ -1,7 +1,7 @@
 /** Images as people see them. */
-import { formatDuration, formatSize } from '../../base/units.ts'
+import { formatSize } from '../../base/units.ts'
 import type { ImageView } from '../../wire/images.ts'
-import type { ViewOptions } from '../query-views.ts'
+import { since, type ViewOptions } from '../query-views.ts'
 import { table } from '../text/table.ts'
 
 export function imageLines(images: readonly ImageView[], options: ViewOptions): string[] {
@@ -16,14 +16,13 @@ export function imageLines(images: readonly ImageView[], options: ViewOptions): 
       { header: 'V', cell: ({ version }) => String(version), align: 'right', spare: 5 },
       {
         header: 'AGE',
-        cell: ({ at }) => formatDuration(Math.max(0, options.nowWallMs - Date.parse(at))),
+        cell: ({ at }) => since(at, options),
         align: 'right',
         spare: 2,
       },
       {
         header: 'KEPT ON',
-        cell: ({ stores, problem, from }) =>
-          stores.length > 0 ? stores.join(', ') : `${from.name} only: ${problem ?? 'on its way'}`,
+        cell: keptOn,
       },
       { header: 'CID', cell: ({ cid }) => cid, spare: 1 },
     ],
@@ -33,7 +32,6 @@ export function imageLines(images: readonly ImageView[], options: ViewOptions): 
 }
 
 export function imageShowLines(view: ImageView): string[] {
-  const { stores, problem, from } = view
   const rows: readonly (readonly [string, string])[] = [
     ['name', view.name],
     ['cid', view.cid],
@@ -42,12 +40,12 @@ export function imageShowLines(view: ImageView): string[] {
     ['size', formatSize(view.sizeBytes)],
     ['files', String(view.fileCount)],
     ['version', String(view.version)],
-    ['put', `${view.at} by ${view.by}, at ${from.name}`],
-    [
-      'kept on',
-      stores.length > 0 ? stores.join(', ') : `${from.name} only: ${problem ?? 'on its way'}`,
-    ],
+    ['put', `${view.at} by ${view.by}, at ${view.from.name}`],
+    ['kept on', keptOn(view)],
     ['used by', `needs.image = "${view.name}" in a derivation, mesh run --image ${view.name}`],
   ]
   return rows.filter(([, value]) => value !== '').map(([key, value]) => `${key.padEnd(9)} ${value}`)
 }
+
+const keptOn = ({ stores, problem, from }: ImageView): string =>
+  stores.length > 0 ? stores.join(', ') : `${from.name} only: ${problem ?? 'on its way'}`

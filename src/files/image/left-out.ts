@@ -4,13 +4,12 @@ import { plural } from '../../base/units.ts'
 type Reason = 'socket' | 'pipe' | 'device' | 'special' | 'unreadable' | 'system'
 
 const EXAMPLES_MAX = 3
-const WORDS: Readonly<Record<Reason, string>> = {
+const WORDS: Readonly<Record<Exclude<Reason, 'system'>, string>> = {
   socket: 'socket',
   pipe: 'pipe',
   device: 'device',
   special: 'special file',
   unreadable: 'unreadable file',
-  system: 'entry below /dev, /proc, /run and /sys',
 }
 
 /** These hold what a kernel or a running system puts there. */

@@ -17,7 +17,7 @@ import {
   type BigIntStats,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { hasCode } from '../../base/errors.ts'
+import { hasCode, isDiskFull } from '../../base/errors.ts'
 import { Hasher, type BlobRef } from '../../wire/digest.ts'
 import type { Entry } from '../../wire/tree.ts'
 import { writeAllAt } from '../file-io.ts'
@@ -165,7 +165,7 @@ class Taker {
       return { ref: { digest, size }, ...this.#finish(copy ?? { path, file }) }
     } catch (error) {
       if (copy !== undefined) rmSync(copy.path, { force: true })
-      throw hasCode(error, 'ENOSPC', 'EDQUOT') ? error : unreadable(path, error)
+      throw isDiskFull(error) ? error : unreadable(path, error)
     } finally {
       closeSync(file)
       if (copy !== undefined) closeSync(copy.file)

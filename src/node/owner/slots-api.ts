@@ -1,6 +1,7 @@
 /** The part of the API by which people set how many processors nodes give builds, and jobs have. */
 import { MeshError } from '../../base/errors.ts'
-import { isAhead, slotsView } from '../../scheduler/slots-view.ts'
+import { isAhead } from '../../scheduler/model.ts'
+import { slotsView } from '../../scheduler/slots-view.ts'
 import { jobView } from '../../scheduler/views.ts'
 import type { JobView } from '../../wire/api.ts'
 import { parseWith } from '../../wire/cbor.ts'

@@ -22,7 +22,7 @@ import {
 } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { hasCode, MeshError, messageOf } from '../../base/errors.ts'
+import { hasCode, isDiskFull, MeshError, messageOf } from '../../base/errors.ts'
 import { makeDirectories } from '../../files/make-directories.ts'
 import { sha256 } from '../../wire/digest.ts'
 import { NODE_FILE, SOCKET_FILE, type NodeFile } from '../../wire/node-file.ts'
@@ -97,7 +97,7 @@ async function makePrivate(path: string): Promise<void> {
     // It may have been there, and wider: so does systemd make them.
     await chmod(path, 0o700)
   } catch (error) {
-    if (hasCode(error, 'ENOSPC', 'EDQUOT'))
+    if (isDiskFull(error))
       throw new MeshError('MESH0503', messageOf(error), { where: path, cause: error })
     throw new MeshError('MESH0104', `the data directory cannot be used: ${messageOf(error)}`, {
       where: path,

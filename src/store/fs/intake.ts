@@ -4,7 +4,7 @@
  */
 import { lstatSync } from 'node:fs'
 import { rm, unlink } from 'node:fs/promises'
-import { hasCode } from '../../base/errors.ts'
+import { hasCode, isDiskFull } from '../../base/errors.ts'
 import { identityOf } from '../../files/ingest.ts'
 import { nextTurn } from '../../files/map-limited.ts'
 import { changed } from '../../files/refusal.ts'
@@ -12,7 +12,6 @@ import { runJob, type FileWorkers } from '../../files/workers/file-workers.ts'
 import type { TakenFile, TakeOptions } from '../../files/workers/write-jobs.ts'
 import type { BlobRef, Digest } from '../../wire/digest.ts'
 import type { Entry } from '../../wire/tree.ts'
-import { isDiskFull } from '../disk.ts'
 import { BLOB_MODE, FILE_TIME_SECONDS } from './file-writer.ts'
 
 /** Other work gets its turn after this many renames: about 2 ms. */

@@ -2,7 +2,7 @@
 import { constants } from 'node:fs'
 import { access, link, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { hasCode, MeshError, messageOf } from '../../../base/errors.ts'
+import { hasCode, isDiskFull, MeshError, messageOf } from '../../../base/errors.ts'
 import { makeDirectories } from '../../../files/make-directories.ts'
 import type { CommandLine } from '../../config/command-line.ts'
 import type { ConfigIo, Env } from '../../config/config-io.ts'
@@ -76,7 +76,7 @@ export async function writeConfig(
     if (isReplacing) await rename(temporary, path)
     else await link(temporary, path).catch(refuseTaken(path))
   } catch (error) {
-    if (error instanceof MeshError || hasCode(error, 'ENOSPC', 'EDQUOT')) throw error
+    if (error instanceof MeshError || isDiskFull(error)) throw error
     throw unwritable(path, error)
   } finally {
     await rm(temporary, { force: true }).catch(() => undefined) // What went wrong is told already.

@@ -5,7 +5,7 @@
 import { mkdir, mkdtemp } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock } from '../../../base/clock.ts'
-import { hasCode, MeshError, messageOf } from '../../../base/errors.ts'
+import { isDiskFull, MeshError, messageOf } from '../../../base/errors.ts'
 import { plural } from '../../../base/units.ts'
 import { openExecutor } from '../../../build/executor.ts'
 import { measureSpeed } from '../../../build/measure-speed.ts'
@@ -78,7 +78,7 @@ async function makeScratch(directory: string): Promise<string> {
   try {
     return await mkdtemp(join(place, '.mesh-calibrate-'))
   } catch (error) {
-    if (hasCode(error, 'ENOSPC', 'EDQUOT')) throw error
+    if (isDiskFull(error)) throw error
     throw new MeshError('MESH0104', `the disk cannot be measured: ${messageOf(error)}`, {
       where: directory,
       hints: ['a data directory of yours: --data DIR'],
