@@ -10,6 +10,7 @@ import { mkdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { hasCode } from '../base/errors.ts'
+import { quote } from '../base/quote.ts'
 import type { Action } from '../wire/action.ts'
 import { cidOf } from '../wire/digest.ts'
 import { TREE_DEPTH_MAX } from '../wire/tree.ts'
@@ -109,12 +110,10 @@ function whyNot(path: Buffer, depth: number): Stats | string {
   }
 }
 
-const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
-
 /** A word of the build as it is where the tree was laid out; only what begins with /build changes. */
 function placed(text: string): string {
   if (text === '/build') return '"$here"'
-  return text.startsWith('/build/') ? `"$here"${quoted(text.slice('/build'.length))}` : quoted(text)
+  return text.startsWith('/build/') ? `"$here"${quote(text.slice('/build'.length))}` : quote(text)
 }
 
 /**
@@ -143,7 +142,7 @@ function rerunScript(
   }
   lines.push(`cd ${placed(action.cwd)} || exit 1`)
   const variables = Object.entries(action.env).map(
-    ([variable, value]) => `  ${quoted(variable)}=${placed(value)} \\`,
+    ([variable, value]) => `  ${quote(variable)}=${placed(value)} \\`,
   )
   lines.push(
     'exec env -i MESH_JOBS="${MESH_JOBS-1}" \\',

@@ -6,11 +6,11 @@
  * weaker in what they can tell: a build killed by signal N ends as exit 128+N, and the usage lacks memory.
  */
 import { constants } from 'node:os'
+import { quote } from '../base/quote.ts'
 import type { BuildEnd, BuildSpec, SandboxChoice } from './executor-protocol.ts'
 import { placesOf, type HostLayout } from './sandbox-layout.ts'
 import { bwrapCommand } from './sandbox/bwrap-command.ts'
 import { helperCommand } from './sandbox/helper-command.ts'
-import { quote } from './sandbox/run-script.ts'
 import type { SandboxCommand } from './sandbox/started-sandbox.ts'
 import { unshareCommand } from './sandbox/unshare-command.ts'
 

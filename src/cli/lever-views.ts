@@ -1,5 +1,6 @@
 /** What the levers print: what changed, what still runs, and how to undo it. Pure. */
 import type { DrainView, JobView, RequestView, Undrained } from '../wire/api.ts'
+import { quote } from '../base/quote.ts'
 import { formatDuration, plural } from '../base/units.ts'
 import { shortPeer } from './node-views.ts'
 import { since, type ViewOptions } from './query-views.ts'
@@ -129,5 +130,4 @@ function atTime(iso: string, { nowWallMs }: ViewOptions): string {
 }
 
 /** As a shell has to see it. */
-export const quoted = (word: string): string =>
-  /^[\w.,=+@:-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
+export const quoted = (word: string): string => (/^[\w.,=+@:-]+$/.test(word) ? word : quote(word))

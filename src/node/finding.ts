@@ -10,7 +10,7 @@ import { singleIndex, type BlobDirectory } from '../gossip/directory.ts'
 import { Finder } from '../gossip/finder.ts'
 import { SourceError } from '../store/blob-source.ts'
 import type { Announced, Announcement } from '../wire/announcement.ts'
-import { sha256 } from '../wire/digest.ts'
+import { EMPTY_DIGEST } from '../wire/digest.ts'
 import type { PeerRecord } from '../wire/peer-record.ts'
 import type { Located, Question } from '../wire/work-messages.ts'
 import type { Blobs, LocateQuery } from './blobs/blobs.ts'
@@ -28,7 +28,7 @@ interface FindingDeps {
 }
 
 /** Asked for where only the store nodes are wanted. */
-const NOTHING = { digest: sha256(new Uint8Array()), size: 0 }
+const NOTHING = { digest: EMPTY_DIGEST, size: 0 }
 const NO_INDEX: BlobDirectory = { indexNodes: [], indexNodesOf: () => [] }
 
 export class Finding implements Disposable {

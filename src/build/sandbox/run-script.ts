@@ -2,6 +2,7 @@
  * The last steps behind the walls of bubblewrap and unshare: all rights are given up, and a shell script on
  * descriptor 4 runs the build and reports in the same lines as the helper does.
  */
+import { quote } from '../../base/quote.ts'
 import type { BuildSpec } from '../executor-protocol.ts'
 import { SCRIPT_DESCRIPTORS } from '../jobs/build-jobs.ts'
 import { INNER_ID, type HostLayout } from '../sandbox-layout.ts'
@@ -72,6 +73,3 @@ export function runScript(spec: BuildSpec, inherited: string | undefined): strin
     '',
   ].join('\n')
 }
-
-/** One word of a shell script, whatever is in it. */
-export const quote = (word: string): string => `'${word.replaceAll("'", String.raw`'\''`)}'`

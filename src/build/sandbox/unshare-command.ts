@@ -3,9 +3,10 @@
  * them mounts the new root, and goes on with another that runs the build.
  */
 import { join } from 'node:path'
+import { quote } from '../../base/quote.ts'
 import type { BuildSpec } from '../executor-protocol.ts'
 import type { HostLayout, Place } from '../sandbox-layout.ts'
-import { quote, runScript, sealArgs } from './run-script.ts'
+import { runScript, sealArgs } from './run-script.ts'
 import type { Inside, SandboxCommand } from './started-sandbox.ts'
 
 export function unshareCommand(

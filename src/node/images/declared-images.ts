@@ -72,7 +72,12 @@ export class DeclaredImages implements AsyncDisposable {
       for (const declared of waiting) {
         const image = await this.#take(declared)
         if (image === undefined) failed.push(declared)
-        else if (declared.publish) publishing.push(this.#publish(declared.name, image))
+        else if (declared.publish) {
+          const published = this.#publish(declared.name, image)
+          // Waited for below; where that is not reached the node is stopping, which is no crash.
+          published.catch(() => undefined)
+          publishing.push(published)
+        }
       }
       waiting = failed
       if (failed.length > 0) await sleep(this.#deps.clock, AGAIN_MS, this.#lifetime.signal)

@@ -7,6 +7,7 @@ import { cidOf } from '../../wire/digest.ts'
 import { ImageOrder, IMAGES_MAX, type ImageView, type NamedImage } from '../../wire/images.ts'
 import { ImageName } from '../../wire/names.ts'
 import type { ApiCall } from '../authority.ts'
+import { bodyOf, byOf } from '../owner/lever-api.ts'
 import type { ImageKeeper } from './image-keeper.ts'
 
 export interface ImageApiDeps {
@@ -53,7 +54,7 @@ export class ImageApi {
     // Said again it is nothing new.
     if (before?.digest !== order.digest || before.system !== order.system) {
       const version = (before?.version ?? 0) + 1
-      const by = call.user.slice(0, 256)
+      const by = byOf(call)
       await record({ type: 'image-set', name: known, ...order, version, by, atWall: wallMs() })
     }
     onChange()
@@ -63,7 +64,7 @@ export class ImageApi {
   async remove(name: string, call: ApiCall): Promise<ImageView> {
     const { wallMs, record, onChange } = this.#deps
     const view = this.find(name)
-    const by = call.user.slice(0, 256)
+    const by = byOf(call)
     await record({ type: 'image-removed', name: view.name, by, atWall: wallMs() })
     onChange()
     return view
@@ -101,13 +102,5 @@ export class ImageApi {
       stores: [...stores],
       ...(problem === undefined ? {} : { problem }),
     }
-  }
-}
-
-function bodyOf({ body }: ApiCall): unknown {
-  try {
-    return JSON.parse(body)
-  } catch {
-    throw new MeshError('MESH0210', 'the body is not JSON')
   }
 }

@@ -122,7 +122,7 @@ export class LeverApi {
   }
 
   async #pull(lever: Lever, call: ApiCall): Promise<void> {
-    await this.#deps.owner.applyDurably({ type: 'lever', lever, by: call.user.slice(0, 256) })
+    await this.#deps.owner.applyDurably({ type: 'lever', lever, by: byOf(call) })
   }
 
   #checkRoom(request: Request): void {
@@ -158,6 +158,9 @@ export function normalSelector(text: string): string {
 function isKeptBack(state: string): boolean {
   return state === 'draining' || state === 'drained' || state === 'quarantined'
 }
+
+/** Who gives the order, as it is journaled. */
+export const byOf = ({ user }: ApiCall): string => user.slice(0, 256)
 
 export function bodyOf({ body }: ApiCall): unknown {
   try {

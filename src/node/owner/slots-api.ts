@@ -9,7 +9,7 @@ import { JobSlotsOrder, SlotsOrder, type SlotsView } from '../../wire/slots.ts'
 import { SLOT_ORDERS_MAX } from '../../wire/work-messages.ts'
 import type { ApiCall } from '../authority.ts'
 import type { Find } from './find.ts'
-import { bodyOf, normalSelector } from './lever-api.ts'
+import { bodyOf, byOf, normalSelector } from './lever-api.ts'
 import type { Owner } from './owner.ts'
 
 export class SlotsApi {
@@ -79,5 +79,3 @@ export class SlotsApi {
     )
   }
 }
-
-const byOf = ({ user }: ApiCall): string => user.slice(0, 256)

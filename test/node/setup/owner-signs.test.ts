@@ -1,5 +1,6 @@
 /** What shows that somebody works at a machine, in small copies of /sys, /run and /etc. */
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -58,4 +59,16 @@ test('owner-signs: the case of a notebook, a graphical session, a desktop', asyn
     'a desktop starts at boot (gdm.service)',
     'its case is that of a notebook (type 10)',
   ])
+})
+
+test('owner-signs: the pipe beside a session is not read, for that would never end', async () => {
+  const pipe = join(mkdtempSync(join(tmpdir(), 'mesh-signs-')), 'pipe')
+  execFileSync('mkfifo', [pipe])
+  try {
+    const files = { 'run/systemd/sessions/4': 'USER=root\nTYPE=tty\n' }
+    const found = await signsOf(files, { 'run/systemd/sessions/3.ref': pipe })
+    assert.deepEqual(found, { signs: [], hasBattery: false })
+  } finally {
+    rmSync(dirname(pipe), { recursive: true })
+  }
 })

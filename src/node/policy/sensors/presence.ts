@@ -7,7 +7,8 @@ import type { MachineFiles } from './machine-files.ts'
 import { idleSince, readSessions, type AskLogind } from './sessions.ts'
 
 interface Sight {
-  readonly who: string
+  /** Looked up only for the one that is told. */
+  readonly who: () => string
   readonly where: string
   readonly idleMs: number | undefined
 }
@@ -39,7 +40,7 @@ export async function readPresence(
     const touched = where === '' ? undefined : files.touched(`dev/${where}`)
     if (touched === undefined) continue
     sights.push({
-      who: users.get(where) ?? nameOf(files, touched.uid),
+      who: () => users.get(where) ?? nameOf(files, touched.uid),
       where,
       idleMs: Math.max(0, nowWallMs - touched.atWallMs),
     })
@@ -50,10 +51,10 @@ export async function readPresence(
   for (const { id, user, where } of desktops) {
     const idleMs = idle.get(id)
     if (idleMs === undefined) missing.push(`nothing tells whether ${user} is idle (${where})`)
-    sights.push({ who: user, where, idleMs })
+    sights.push({ who: () => user, where, idleMs })
   }
   const [last] = sights.toSorted((a, b) => (a.idleMs ?? -1) - (b.idleMs ?? -1))
-  return last === undefined ? { kind: 'nobody' } : { kind: 'somebody', ...last }
+  return last === undefined ? { kind: 'nobody' } : { kind: 'somebody', ...last, who: last.who() }
 }
 
 /** Consoles of the machine and terminals of windows and remote logins, as names below `/dev`. */

@@ -22,13 +22,15 @@ const ASKED_MAX = 16
 const ANSWER_MS = 1000
 const ANSWER_BYTES_MAX = 64 * 1024
 
+/** A session has a second file, `ID.ref`, which is a pipe: reading that never ends. */
+export const isSessionFile = (name: string): boolean => /^[A-Za-z0-9]{1,32}$/.test(name)
+
 /** Sessions of people; undefined where there is no logind. */
 export function readSessions(files: MachineFiles): Session[] | undefined {
   const ids = files.list('run/systemd/sessions')
   if (ids === undefined) return undefined
   const sessions: Session[] = []
-  // A session has a second file, `ID.ref`, which is a pipe.
-  for (const id of ids.filter((name) => /^[A-Za-z0-9]{1,32}$/.test(name))) {
+  for (const id of ids.filter(isSessionFile)) {
     const text = files.read(`run/systemd/sessions/${id}`)
     if (text === undefined) continue
     const values = valuesOf(text)
@@ -50,7 +52,8 @@ export function readSessions(files: MachineFiles): Session[] | undefined {
   return sessions
 }
 
-function valuesOf(text: string): Map<string, string> {
+/** Assignments, one a line. */
+export function valuesOf(text: string): Map<string, string> {
   const values = new Map<string, string>()
   for (const line of text.split('\n')) {
     const at = line.indexOf('=')

@@ -1,4 +1,5 @@
 /** The command that writes the same file without asking anything. */
+import { quote } from '../../../base/quote.ts'
 import type { Draft } from './draft.ts'
 import { choicesOf } from './draft.ts'
 import type { SettingValue } from '../proposals/proposal.ts'
@@ -33,7 +34,7 @@ function flagText(value: SettingValue): string | undefined {
 
 /** A word for a POSIX shell. */
 export const quoted = (text: string): string =>
-  /^[A-Za-z0-9_./:,=@%+-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`
+  /^[A-Za-z0-9_./:,=@%+-]+$/.test(text) ? text : quote(text)
 
 function joined(words: readonly string[]): string {
   const lines: string[] = []

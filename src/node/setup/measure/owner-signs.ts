@@ -5,6 +5,7 @@
 import { readdir, readFile, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { hasCode } from '../../../base/errors.ts'
+import { isSessionFile, valuesOf } from '../../policy/sensors/sessions.ts'
 
 export interface OwnerSigns {
   /** One line each, with what was seen and where. */
@@ -46,13 +47,8 @@ async function findBattery(root: string): Promise<string | undefined> {
 /** sd-login(3) keeps one file of assignments per session. */
 async function graphicalSessions(root: string): Promise<string[]> {
   const sessions = join(root, 'run/systemd/sessions')
-  for (const name of await list(sessions)) {
-    const values = new Map(
-      (await read(join(sessions, name))).split('\n').map((line): [string, string] => {
-        const [key = '', ...value] = line.split('=')
-        return [key, value.join('=')]
-      }),
-    )
+  for (const name of (await list(sessions)).filter(isSessionFile)) {
+    const values = valuesOf(await read(join(sessions, name)))
     const type = values.get('TYPE') ?? ''
     if (['x11', 'wayland', 'mir'].includes(type))
       return [
