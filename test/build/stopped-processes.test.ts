@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { childrenOf } from '../../src/build/process-list.ts'
@@ -31,6 +31,19 @@ async function until(holds: () => boolean, told: () => string): Promise<void> {
 const statesOf = (pids: readonly number[]): string =>
   pids.map((pid) => `${pid} ${stateOf(pid)}`).join(', ')
 
+/** How many processes of the session have become `sleep`. */
+function sleepsOf(session: number): number {
+  const stats = readdirSync('/proc').flatMap((pid) => {
+    try {
+      return /^\d+$/.test(pid) ? [readFileSync(`/proc/${pid}/stat`, 'latin1')] : []
+    } catch {
+      return [] // it has ended
+    }
+  })
+  return stats.filter((text) => text.includes(' (sleep) ') && text.split(' ')[5] === `${session}`)
+    .length
+}
+
 /** A shell in a session of its own, its child, its grandchild, and one whose parent has left. */
 async function startTree(): Promise<{ pid: number; all: number[]; end: () => void }> {
   const script = 'sh -c "sleep 1000 & echo \\$!; sleep 1000" & (sleep 1000 & echo $!); wait'
@@ -45,6 +58,11 @@ async function startTree(): Promise<{ pid: number; all: number[]; end: () => voi
     const [piece] = await once(child.stdout, 'data')
     text += String(piece)
   }
+  // A shell that is stopped while it begins a command (vfork) waits for that in another state for good.
+  await until(
+    () => sleepsOf(pid) === 3,
+    () => `${sleepsOf(pid)} of them sleep`,
+  )
   const all = [...new Set([pid, ...text.trim().split('\n').map(Number)])]
   return { pid, all, end: () => process.kill(-pid, 'SIGKILL') }
 }
