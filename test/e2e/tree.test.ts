@@ -133,7 +133,9 @@ test(
     const ended = await following.ended
     assert.equal(ended.code, 0, ended.stderr)
     assert.deepEqual(runsOf(place), ['all', 'one', 'three', 'two'], 'nothing was run twice')
-    for (const job of await desk.jobs()) assert.equal(job.attempts.length, 1, job.name)
+    // A lease of `all`, which begins when both are back, may have been given back before somebody had room.
+    for (const { name, attempts } of await desk.jobs())
+      if (name !== 'all') assert.equal(attempts.length, 1, name)
   },
 )
 
